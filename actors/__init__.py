@@ -1,0 +1,1 @@
+"""One module, one actor, one process."""

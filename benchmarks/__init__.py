@@ -1,0 +1,1 @@
+"""Load beside a real etcd, in the same run."""

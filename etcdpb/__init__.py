@@ -1,0 +1,1 @@
+"""Generated protobuf messages of etcd's API (`make proto`)."""

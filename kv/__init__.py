@@ -1,0 +1,1 @@
+"""The replicated state machine, pure: requests in, results and rows out."""

@@ -1,0 +1,1 @@
+"""The root actor: the tree of children, their restarts, their shutdown, the log."""

@@ -1,0 +1,1 @@
+"""Mailboxes, streams between actors, their codec and their shared counters."""
