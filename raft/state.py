@@ -56,3 +56,11 @@ class SnapshotMetadata:
     index: int = 0
     term: int = 0
     conf_state: ConfState = ConfState()
+
+
+@message
+class Snapshot:
+    """The application's state up to `metadata.index`. Index 0 is "no snapshot"."""
+
+    data: bytes = b""
+    metadata: SnapshotMetadata = SnapshotMetadata()

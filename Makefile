@@ -1,0 +1,27 @@
+PYTHON ?= python3
+
+.PHONY: install test slow lint format proto mutants
+
+install:        ## this checkout with everything needed to work on it
+	$(PYTHON) -m pip install -e '.[dev]'
+
+test:           ## the default suite: a few minutes on 2 cores
+	$(PYTHON) -m pytest
+
+slow:           ## the long suites: durability, power loss, differential, etcdctl check perf
+	$(PYTHON) -m pytest -m slow -s
+
+lint:           ## what CI checks besides the tests
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports --config setup.cfg
+
+format:
+	ruff check --fix .
+	ruff format .
+
+proto:          ## the only generated files of the tree
+	$(PYTHON) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. etcdpb/*.proto
+
+-include benchmarks/targets.mk

@@ -1,0 +1,240 @@
+"""The state machine: the only writer of the database.
+
+Owns      the database (one writer connection) and the machine over it.
+Receives  Apply from the raft node; Prune from the compactor; Checkpointed from the snapshotter;
+          Flush, Tick.
+Sends     Applied to every gateway (results for its own session, a wake-up for the others);
+          AppliedTo to the raft node; Committed to the snapshotter; CompactionScheduled and Pruned
+          to the compactor.
+Crashes   on entries that do not follow what it has, on a database it can't trust, on any other
+          message. State is the database: a successor says Hello with its applied index.
+
+One SQLite transaction per batch: applied index, term, configuration, hash, data and results commit
+together or not at all. Nothing leaves before COMMIT.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from actors.base import Actor, handles, run
+from actors.messages import (
+    Applied,
+    AppliedTo,
+    Apply,
+    Checkpointed,
+    Committed,
+    CompactionScheduled,
+    Prune,
+    Pruned,
+)
+from actors.metrics import ApplierMetric, Histogram
+from actors.space import Ballast
+from kv.machine import Machine
+from raft.conf_change import decode_conf_change, next_conf_state
+from raft.state import Entry, EntryType
+from storage.compaction import prune_slice
+from storage.database import DiskFullError, open_or_create
+from storage.store import SqliteStore
+from transport.context import ActorContext
+from transport.mailbox import Flush, Tick
+
+REPORT_SECONDS: Final = 0.05
+WAL_FRAMES_MAX: Final = 65_536  # 256 MiB of 4 KiB pages
+RESTART_FRAMES_LEFT_MAX: Final = 1000
+RETRY_SECONDS_MAX: Final = 1.0
+
+
+class Applier(Actor):
+    """See the module docstring."""
+
+    def __init__(self, context: ActorContext) -> None:
+        super().__init__(context)
+        self._waiting: list[Entry] = []
+        self._sessions: dict[int, str] = {}
+        self._gateways: list[str] = []
+        self._prune_rows = 0
+        self._tell_compactor = False
+        self._next_report = 0.0
+        self._next_restart = 0.0
+        self._retry_at = 0.0
+        self._retry_pause = 0.05
+
+    def on_start(self) -> None:
+        """Open the database, or make it. Runs on the actor's thread."""
+        directory = self.context.data_dir / "member" / "db"
+        self._ballast = Ballast(self.context.data_dir / "member")
+        self._store = SqliteStore(open_or_create(directory))
+        self._machine = Machine(self._store)
+        self._commit_took = Histogram(self.board, self.name, ApplierMetric.COMMIT)
+        self._ballast.keep()
+        self._note_progress()
+
+    def have(self, sender: str) -> int:
+        """Return the applied index: entries follow from there."""
+        return self._machine.applied_index if sender == "raft-node" else 0
+
+    def welcome(self, receiver: str, have: int) -> list[int]:
+        """A gateway tells its session; the compactor is told of a job left over."""
+        if receiver.startswith("gateway-"):
+            self._sessions = {s: name for s, name in self._sessions.items() if name != receiver}
+            self._sessions[have] = receiver
+            if receiver not in self._gateways:
+                self._gateways.append(receiver)
+        elif receiver == "compactor":
+            self._tell_compactor = True
+        return [self._machine.applied_index]
+
+    @handles(Apply)
+    def apply(self, message: Apply) -> None:
+        """Take entries; they are applied at the end of the batch."""
+        last = self._waiting[-1].index if self._waiting else self._machine.applied_index
+        assert message.first_index == last + 1, f"entry {message.first_index} after {last}"
+        self._waiting += [
+            Entry(term, message.first_index + offset, data, kind)
+            for offset, (term, kind, data) in enumerate(
+                zip(message.terms, message.types, message.datas, strict=True)
+            )
+        ]
+
+    @handles(Prune)
+    def prune(self, message: Prune) -> None:
+        """Prune one slice after this batch."""
+        self._prune_rows = message.rows
+
+    @handles(Checkpointed)
+    def checkpointed(self, message: Checkpointed) -> None:
+        """Restart the database's log when it is long and almost everything is copied."""
+        now = time.monotonic()
+        if (
+            message.frames_left <= RESTART_FRAMES_LEFT_MAX
+            and self._store.wal_frames() >= WAL_FRAMES_MAX
+            and now >= self._next_restart
+            and not self._store.restart_wal()
+        ):
+            self._next_restart = now + 1.0
+
+    @handles(Flush)
+    def flush(self, _: Flush) -> None:
+        """Apply all entries of the batch in one transaction, then tell everyone."""
+        if self._waiting and time.monotonic() >= self._retry_at:
+            self._apply_waiting()
+        if self._prune_rows:
+            self._prune_once()
+        if self._tell_compactor and self.links.is_open("compactor"):
+            self._tell_compactor = False
+            self._schedule_pruning()
+
+    @handles(Tick)
+    def tick(self, message: Tick) -> None:
+        """Report progress to the snapshotter even when nothing more comes."""
+        self._report(message.now)
+        self._ballast.keep()
+
+    def _apply_waiting(self) -> None:
+        entries, machine = self._waiting, self._machine
+        started = time.monotonic_ns()
+        compact_revision = machine.compact_revision
+        try:
+            self._store.begin()
+            batches, conf_changed = self._apply_entries(entries)
+            machine.flush()
+            self._store.commit()
+        except DiskFullError:
+            self._wait_for_space()
+            return
+        self._waiting = []
+        self._retry_pause = 0.05
+        self.metric(ApplierMetric.NO_SPACE, 0)
+        self._commit_took.observe(time.monotonic_ns() - started)
+        for gateway in self._gateways:
+            self.send(
+                gateway,
+                Applied(machine.applied_index, machine.revision, batches.get(gateway, [])),
+                sum(len(batch[2]) for batch in batches.get(gateway, [])),
+            )
+        self.send(
+            "raft-node", AppliedTo(machine.applied_index, machine.applied_term, conf_changed)
+        )
+        if machine.compact_revision != compact_revision:
+            self._schedule_pruning()
+        self._note_progress()
+        self._report(time.monotonic())
+
+    def _apply_entries(self, entries: list[Entry]) -> tuple[dict[str, list[Any]], bool]:
+        machine = self._machine
+        batches: dict[str, list[Any]] = {}
+        conf_changed = False
+        for entry in entries:
+            if entry.type != EntryType.NORMAL:
+                self._apply_conf_change(entry)
+                conf_changed = True
+                continue
+            applied = machine.apply(entry.index, entry.term, entry.data)
+            gateway = self._sessions.get(applied.session)
+            if gateway is not None:
+                batches.setdefault(gateway, []).append(
+                    [applied.session, applied.first_id, applied.results]
+                )
+        return batches, conf_changed
+
+    def _apply_conf_change(self, entry: Entry) -> None:
+        change = decode_conf_change(entry)
+        conf_state = next_conf_state(self._machine.conf_state, change)
+        self._machine.apply_conf_change(entry.index, entry.term, conf_state, change.context)
+
+    def _wait_for_space(self) -> None:
+        """The disk is full: nothing was applied, nothing is answered; free the ballast, try again."""
+        self._store.rollback()
+        self._machine.reload()
+        self.metric(ApplierMetric.NO_SPACE, 1)
+        freed = self._ballast.release()
+        self.log.error("no space left for the database", freed_bytes=freed)
+        now = time.monotonic()
+        self._retry_at = now if freed else now + self._retry_pause
+        self._retry_pause = min(RETRY_SECONDS_MAX, 2 * self._retry_pause)
+        self.actor_inbox.wake_at(self._retry_at)
+
+    def _prune_once(self) -> None:
+        rows, self._prune_rows = self._prune_rows, 0
+        progress = prune_slice(self._store, rows)
+        self.count(ApplierMetric.PRUNED_KEYS, progress.keys)
+        self.send(
+            "compactor",
+            Pruned(self._machine.compact_revision, progress.rows, progress.keys, progress.finished),
+        )
+
+    def _schedule_pruning(self) -> None:
+        self.send(
+            "compactor",
+            CompactionScheduled(self._machine.compact_revision, self._store.pruned_to()),
+        )
+
+    def _report(self, now: float) -> None:
+        if now >= self._next_report and self.links.is_open("snapshotter"):
+            self._next_report = now + REPORT_SECONDS
+            frames = self._store.wal_frames()
+            self.metric(ApplierMetric.WAL_FRAMES, frames)
+            self.send("snapshotter", Committed(self._machine.applied_index, frames))
+
+    def _note_progress(self) -> None:
+        machine = self._machine
+        self.metric(ApplierMetric.APPLIED_INDEX, machine.applied_index)
+        self.metric(ApplierMetric.APPLIED_TERM, machine.applied_term)
+        self.metric(ApplierMetric.REVISION, machine.revision)
+        self.metric(ApplierMetric.COMPACT_REVISION, max(0, machine.compact_revision))
+
+    def stats(self) -> dict[str, Any]:
+        """Return how far the database is."""
+        return {
+            "applied_index": self._machine.applied_index,
+            "revision": self._machine.revision,
+            "compact_revision": self._machine.compact_revision,
+            "waiting": len(self._waiting),
+        }
+
+
+def main(context: ActorContext) -> None:
+    """Run the applier of one member."""
+    run(Applier, context)

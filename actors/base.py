@@ -1,0 +1,187 @@
+"""What every actor shares: one process, one mailbox, typed dispatch, a control mailbox.
+
+The pykka actor loop runs on the main thread of its process; the control mailbox runs on a thread of
+its own, so a busy or stuck actor can still be inspected. An exception in a handler ends the process:
+the supervisor decides what happens next.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, ClassVar, Final, TypeVar
+
+import pykka
+from pykka._envelope import Envelope
+
+from actors.wire import codec, neighbours
+from transport.context import ActorContext
+from transport.control import ControlServer
+from transport.counters import Board, Cell, State
+from transport.links import Links, Welcome
+from transport.log import Logger
+from transport.mailbox import Flush, Mailbox, Tick
+
+H = TypeVar("H", bound=Callable[..., Any])
+NANOSECONDS: Final = 1_000_000_000
+FLUSH_TAG: Final = 250
+TICK_TAG: Final = 251
+
+
+class UnexpectedMessageError(Exception):
+    """An actor was sent a message it has no handler for: a programming error."""
+
+
+def handles(message_type: type[Any]) -> Callable[[H], H]:
+    """Mark a method as the handler of one message type."""
+
+    def mark(method: H) -> H:
+        method.__dict__.setdefault("handles", []).append(message_type)
+        return method
+
+    return mark
+
+
+class Actor(pykka.ThreadingActor):
+    """Dispatches a message to the method that @handles its exact type."""
+
+    tick_seconds: ClassVar[float] = 0.1
+    actor_inbox: Mailbox
+    _handlers: ClassVar[dict[type[Any], str]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._handlers = {
+            message_type: name
+            for base in reversed(cls.__mro__)
+            for name, method in vars(base).items()
+            for message_type in getattr(method, "__dict__", {}).get("handles", ())
+        }
+
+    def __init__(self, context: ActorContext) -> None:
+        self.context = context
+        self.name = context.name
+        self.board = Board(context.run_dir / "board")
+        self.log = Logger(context.log_fd, context.name)
+        self._words = self.board.words
+        self._block = self.board.block(context.name)
+        self.failure: BaseException | None = None
+        self.links = Links(
+            board=self.board,
+            name=context.name,
+            incarnation=context.incarnation,
+            run_dir=context.run_dir,
+            neighbours=neighbours(context.name, self.board.names),
+            codec=codec,
+            have=self.have,
+            welcome=self.welcome,
+            clock=time.monotonic,
+        )
+        super().__init__()
+        self._bound = {cls: getattr(self, name) for cls, name in self._handlers.items()}
+
+    def _create_actor_inbox(self) -> Mailbox:  # type: ignore[override]
+        return Mailbox(self.links, self.board, self.name, tick_seconds=self.tick_seconds)
+
+    def have(self, sender: str) -> int:  # noqa: ARG002
+        """Return what this actor already holds of `sender`'s stream, for a Hello."""
+        return 0
+
+    def welcome(self, receiver: str, have: int) -> list[int]:  # noqa: ARG002
+        """Return the info of a Welcome; a stream to `receiver`, which has `have`, opens now."""
+        return []
+
+    def send(self, receiver: str, message: object, items: int = 1) -> bool:
+        """Send to a neighbour, never waiting; False if it was dropped."""
+        return self.links.send(receiver, message, items)
+
+    def metric(self, word: int, value: int) -> None:
+        """Set one metric word of this actor."""
+        self._words[self._block + Cell.METRICS + word] = value
+
+    def count(self, word: int, amount: int = 1) -> None:
+        """Add to one metric word of this actor."""
+        self._words[self._block + Cell.METRICS + word] += amount
+
+    def on_receive(self, message: Any) -> Any:
+        """Call the handler; an unknown type crashes the actor, as in Erlang."""
+        handler = self._bound.get(type(message))
+        if handler is None:
+            raise UnexpectedMessageError(f"{type(self).__name__}: {message!r}")
+        words, block = self._words, self._block
+        words[block + Cell.SINCE_NS] = time.monotonic_ns()
+        words[block + Cell.TAG] = _tag_of(message)
+        handler(message)
+        words[block + Cell.HANDLED] += 1
+        words[block + Cell.TAG] = 0
+
+    @handles(Flush)
+    def flush(self, _: Flush) -> None:
+        """The batch is over; override to commit, sync and send what it produced."""
+
+    @handles(Tick)
+    def tick(self, _: Tick) -> None:
+        """Time has passed; override for timers."""
+
+    @handles(Welcome)
+    def welcomed(self, message: Welcome) -> None:
+        """A neighbour's stream has begun (again); override to ask for what is missing."""
+
+    def stats(self) -> dict[str, Any]:
+        """Return a read-only summary for the control mailbox; runs on its thread."""
+        return {}
+
+    def _handle_failure(
+        self,
+        exception_type: type[BaseException] | None,
+        exception_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.failure = exception_value
+        super()._handle_failure(exception_type, exception_value, traceback)
+
+    def _start_actor_loop(self) -> None:
+        """Run on the caller's thread: a process has one actor, and it is the main thread's."""
+        self._actor_loop()
+
+    def _actor_loop_setup(self) -> None:
+        super()._actor_loop_setup()
+        if self.failure is None:
+            self.links.start()
+            self.board.set(self.name, Cell.STATE, State.RUNNING)
+
+    def _actor_loop(self) -> None:
+        control = ControlServer(
+            self.context.run_dir / f"{self.name}.ctl",
+            {
+                "stats": lambda _: self.stats(),
+                "peek": lambda _: {"queued": self.actor_inbox.peek()},
+                "stop": lambda _: self._ask_stop(),
+            },
+        )
+        control.start()
+        super()._actor_loop()
+        self.links.close()
+        if self.failure is not None:
+            raise self.failure
+
+    def _ask_stop(self) -> dict[str, Any]:
+        self.actor_inbox.put(Envelope(pykka.messages._ActorStop()))
+        return {}
+
+
+def _tag_of(message: object) -> int:
+    cls = type(message)
+    if cls is Flush:
+        return FLUSH_TAG
+    if cls is Tick:
+        return TICK_TAG
+    return codec.tag(message)
+
+
+def run(actor_class: type[Actor], context: ActorContext) -> None:
+    """Run one actor until it is stopped; raises what made it fail."""
+    gc.disable()
+    actor_class.start(context)

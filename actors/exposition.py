@@ -1,0 +1,244 @@
+"""`/metrics` of the whole member, from the board: whichever gateway is asked gives the same answer.
+
+etcd's names where the value exists here, then the actors' own (`trouped_*`). Nothing is counted for
+Prometheus on a hot path: the words are there anyway, and this module reads them when asked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from actors.gateway_status import MemberWords
+from actors.metrics import (
+    BUCKET_SECONDS,
+    ApplierMetric,
+    GatewayMetric,
+    Histogram,
+    RaftMetric,
+    SnapshotterMetric,
+)
+from kv.version import CLUSTER_VERSION, VERSION
+from transport.counters import Board, Cell, Edge
+
+GAUGES: Final[tuple[tuple[str, str, RaftMetric | ApplierMetric], ...]] = (
+    ("etcd_server_is_leader", "Whether this member leads.", RaftMetric.IS_LEADER),
+    (
+        "etcd_server_proposals_committed_total",
+        "The committed index.",
+        RaftMetric.COMMITTED_INDEX,
+    ),
+    ("etcd_server_proposals_applied_total", "The applied index.", ApplierMetric.APPLIED_INDEX),
+    (
+        "etcd_debugging_mvcc_current_revision",
+        "The revision of the store.",
+        ApplierMetric.REVISION,
+    ),
+    (
+        "etcd_debugging_mvcc_compact_revision",
+        "The revision up to which history is compacted.",
+        ApplierMetric.COMPACT_REVISION,
+    ),
+    ("trouped_database_wal_frames", "Pages in the database's log.", ApplierMetric.WAL_FRAMES),
+    ("trouped_raft_snapshot_index", "Index of the last snapshot.", RaftMetric.SNAPSHOT_INDEX),
+)
+COUNTERS: Final[tuple[tuple[str, str, RaftMetric | ApplierMetric], ...]] = (
+    ("etcd_server_leader_changes_seen", "Leader changes seen.", RaftMetric.LEADER_CHANGES),
+    ("etcd_server_proposals_failed", "Proposals that failed.", RaftMetric.PROPOSALS_FAILED),
+    ("etcd_mvcc_put", "Puts applied by this member.", ApplierMetric.PUTS),
+    ("etcd_mvcc_delete", "Deletes applied by this member.", ApplierMetric.DELETES),
+    ("etcd_mvcc_txn", "Txns applied by this member.", ApplierMetric.TXNS),
+    (
+        "etcd_debugging_mvcc_db_compaction_keys",
+        "Rows of history removed by compaction.",
+        ApplierMetric.PRUNED_KEYS,
+    ),
+    ("trouped_wal_entries", "Entries (batches) appended to the log.", RaftMetric.WAL_ENTRIES),
+    ("trouped_wal_bytes", "Bytes of entries appended to the log.", RaftMetric.WAL_BYTES),
+    ("trouped_requests", "Requests proposed to the raft node.", RaftMetric.REQUESTS),
+)
+
+
+class MemberCollector(Collector):
+    """Turns the words of one board into metric families."""
+
+    def __init__(self, board: Board, status: MemberWords, call_counts: Callable[[], dict[tuple[str, str], int]]) -> None:
+        """`call_counts` gives (method, code) -> calls answered by the gateway that is asked."""
+        self._board = board
+        self._status = status
+        self._call_counts = call_counts
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family."""
+        status = self._status
+        yield _gauge("etcd_server_has_leader", "Whether a leader is known.", int(status.leader != 0))
+        yield _gauge("etcd_server_is_learner", "Whether this member is a learner.", 0)
+        yield _labelled("etcd_server_version", "Version.", "server_version", VERSION)
+        yield _labelled("etcd_cluster_version", "Cluster version.", "cluster_version", CLUSTER_VERSION)
+        yield _labelled("etcd_server_id", "Member id.", "server_id", f"{status.member_id:x}")
+        yield _gauge("etcd_server_quota_backend_bytes", "Quota.", status.quota_bytes)
+        yield _gauge("etcd_mvcc_db_total_size_in_bytes", "Size of the database.", status.db_bytes)
+        yield _gauge(
+            "etcd_mvcc_db_total_size_in_use_in_bytes",
+            "Size of the database in use.",
+            status.db_in_use_bytes,
+        )
+        for name, text, word in GAUGES:
+            yield _gauge(name, text, self._word(word))
+        for name, text, word in COUNTERS:
+            yield _counter(name, text, self._word(word))
+        yield from self._gateways()
+        yield from self._histograms()
+        yield from self._actors()
+        yield from self._edges()
+
+    def _word(self, word: RaftMetric | ApplierMetric) -> int:
+        if isinstance(word, RaftMetric):
+            return self._status.raft(word)
+        return self._status.applier(word)
+
+    def _gateways(self) -> Iterator[Metric]:
+        board = self._board
+        gateways = [name for name in board.names if name.startswith("gateway-")]
+
+        def total(word: GatewayMetric) -> int:
+            return sum(board.get(name, Cell.METRICS + word) for name in gateways)
+
+        yield _gauge(
+            "etcd_server_proposals_pending", "Proposals waiting.", total(GatewayMetric.PENDING)
+        )
+        yield _counter("etcd_mvcc_range", "Ranges served.", total(GatewayMetric.RANGES))
+        yield _counter(
+            "etcd_server_slow_read_indexes",
+            "Read indexes asked again.",
+            total(GatewayMetric.SLOW_READ_INDEXES),
+        )
+        yield _counter(
+            "etcd_server_health_success", "Health checks.", total(GatewayMetric.HEALTH_SUCCESS)
+        )
+        yield _counter(
+            "etcd_server_health_failures",
+            "Failed health checks.",
+            total(GatewayMetric.HEALTH_FAILURES),
+        )
+        yield _counter(
+            "etcd_network_client_grpc_received_bytes",
+            "Bytes from clients.",
+            total(GatewayMetric.RECEIVED_BYTES),
+        )
+        yield _counter(
+            "etcd_network_client_grpc_sent_bytes",
+            "Bytes to clients.",
+            total(GatewayMetric.SENT_BYTES),
+        )
+        yield _counter(
+            "trouped_reproposed", "Requests proposed again.", total(GatewayMetric.REPROPOSED)
+        )
+        handled = CounterMetricFamily(
+            "grpc_server_handled",
+            "Calls answered by the gateway that was asked.",
+            labels=("grpc_code", "grpc_method", "grpc_service", "grpc_type"),
+        )
+        for (path, code), count in sorted(self._call_counts().items()):
+            _, service, method = path.split("/")
+            handled.add_metric((code, method, service, "unary"), count)
+        yield handled
+
+    def _histograms(self) -> Iterator[Metric]:
+        board = self._board
+        for name, text, actor, word in (
+            ("etcd_disk_wal_fsync_duration_seconds", "fsyncs.", "raft-node", RaftMetric.FSYNC),
+            (
+                "etcd_disk_backend_commit_duration_seconds",
+                "Commits of the database.",
+                "applier",
+                ApplierMetric.COMMIT,
+            ),
+            (
+                "trouped_checkpoint_duration_seconds",
+                "Checkpoints of the database.",
+                "snapshotter",
+                SnapshotterMetric.CHECKPOINT,
+            ),
+        ):
+            counts, total = Histogram(board, actor, word).read()
+            running = 0
+            buckets = []
+            bounds = [*(str(bound) for bound in BUCKET_SECONDS), "+Inf"]
+            for bound, count in zip(bounds, counts, strict=True):
+                running += count
+                buckets.append((bound, float(running)))
+            family = HistogramMetricFamily(name, text)
+            family.add_metric((), buckets, total)
+            yield family
+            if word == RaftMetric.FSYNC:
+                yield _counter("trouped_wal_fsyncs", "fdatasyncs of the log.", running)
+
+    def _actors(self) -> Iterator[Metric]:
+        families = (
+            (GaugeMetricFamily, "trouped_actor_state", "0 stopped to 5 failed.", Cell.STATE),
+            (CounterMetricFamily, "trouped_actor_restarts", "Restarts.", Cell.RESTARTS),
+            (CounterMetricFamily, "trouped_actor_handled", "Messages handled.", Cell.HANDLED),
+            (CounterMetricFamily, "trouped_actor_batches", "Batches.", Cell.BATCHES),
+        )
+        children = [name for name in self._board.names if name != "root"]
+        for family_type, name, text, cell in families:
+            family = family_type(name, text, labels=("actor",))
+            for actor in children:
+                family.add_metric((actor,), self._board.get(actor, cell))
+            yield family
+        depth = GaugeMetricFamily("trouped_actor_mailbox_depth", "Depth.", labels=("actor",))
+        for actor in children:
+            depth.add_metric((actor,), self._board.depth(actor))
+        yield depth
+        if Path("/proc/self/fd").exists():
+            yield _gauge("os_fd_used", "Open descriptors.", len(os.listdir("/proc/self/fd")))
+
+    def _edges(self) -> Iterator[Metric]:
+        board = self._board
+        for name, text, word in (
+            ("trouped_edge_sent", "Messages of the living stream.", Edge.SENT),
+            ("trouped_edge_items", "Requests in messages sent.", Edge.SENT_ITEMS),
+            ("trouped_edge_dropped", "Messages dropped by the sender.", Edge.DROPPED),
+            ("trouped_edge_lost", "Messages of dead streams.", Edge.LOST),
+            ("trouped_edge_gaps", "Gaps seen by the receiver.", Edge.GAPS),
+        ):
+            family = CounterMetricFamily(name, text, labels=("from", "to"))
+            for sender in board.names:
+                for receiver in board.names:
+                    value = board.words[board.edge(sender, receiver) + word]
+                    if value:
+                        family.add_metric((sender, receiver), value)
+            yield family
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, text, value=value)
+
+
+def _labelled(name: str, text: str, label: str, value: str) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=(label,))
+    family.add_metric((value,), 1)
+    return family
+
+
+def exposition(collector: MemberCollector) -> bytes:
+    """Return the Prometheus text of one member."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    return generate_latest(registry)

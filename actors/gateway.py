@@ -1,0 +1,379 @@
+"""The client side: gRPC and HTTP on one port; reads; this gateway's session of proposals.
+
+Owns      its clients' connections, a session, read-only connections to the database.
+Receives  Applied from the applier; ReadStates from the raft node; whatever clients send.
+Sends     Propose and ReadIndex to the raft node.
+Crashes   on a message of any other type. Its clients reconnect: root keeps the listening socket.
+
+The pykka actor loop here *is* the event loop: `_actor_loop_running` runs uvloop, and the mailbox's
+socket is one more reader in it. One turn of the loop makes one Propose and one ReadIndex for
+everything its clients sent, and one write per connection for everything that was answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgpack
+import uvloop
+import zmq
+
+from actors.base import Actor, handles, run
+from actors.gateway_http import HttpRoutes
+from actors.gateway_status import MemberWords
+from actors.messages import Applied, Propose, ReadIndex, ReadStates
+from actors.metrics import ApplierMetric, GatewayMetric, RaftMetric
+from actors.proposals import Proposals
+from actors.publish import Publisher
+from actors.reads import Reads, Serve
+from actors.scans import Scans
+from api.cluster import ClusterService
+from api.grpc import Call, Limits
+from api.header import HeaderWriter
+from api.health import HealthService
+from api.kv import KvService
+from api.maintenance import MaintenanceService
+from api.server import ClientServer
+from etcdpb.rpc_pb2 import RangeRequest
+from kv.errors import NO_SPACE, REQUEST_TOO_MANY_REQUESTS
+from storage.database import exists
+from storage.reader import Reader
+from transport.context import ActorContext
+from transport.counters import Cell
+from transport.links import Welcome
+
+TICK_SECONDS: Final = 0.05
+START_SECONDS: Final = 0.002
+UNAPPLIED_MAX: Final = 5000
+DRAIN_SECONDS: Final = 0.8
+
+
+class Gateway(Actor):
+    """See the module docstring. Implements api.backend.Backend."""
+
+    header: HeaderWriter
+
+    def __init__(self, context: ActorContext) -> None:
+        config = context.config
+        self._session = random.SystemRandom().getrandbits(63) | 1
+        self._slot = int(context.name.rpartition("-")[2])
+        election = int(config["election_timeout_ms"]) / 1000
+        super().__init__(context)
+        self._timeout = 5.0 + 2 * election
+        self._status = MemberWords(self.board, int(config["quota_backend_bytes"]))
+        self._directory = context.data_dir / "member" / "db"
+        self._proposals = Proposals(
+            self._session, self._send_propose, self._deliver, timeout=self._timeout
+        )
+        self._session_proposed = False
+        self._serving = False
+        self._flush_scheduled = False
+        self._physical: list[tuple[int, Callable[[], None]]] = []
+        self._unapplied_max = UNAPPLIED_MAX
+
+    def have(self, sender: str) -> int:
+        """Return the session: the applier sends its results here."""
+        return self._session if sender == "applier" else 0
+
+    # --- the event loop ------------------------------------------------------------------------
+
+    def _actor_loop_running(self) -> None:
+        loop = uvloop.new_event_loop()
+        self._loop = loop
+        asyncio.set_event_loop(loop)
+        loop.add_reader(self.links.socket.getsockopt(zmq.FD), self._readable)
+        loop.call_soon(self._readable)
+        loop.call_soon(self._start)
+        loop.call_soon(self._turn)
+        loop.set_exception_handler(self._loop_failed)
+        try:
+            loop.run_forever()
+        finally:
+            loop.close()
+
+    def _loop_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback raised: that is a crash of this actor, as in any other."""
+        error = context.get("exception")
+        self.failure = error if error is not None else RuntimeError(str(context.get("message")))
+        loop.stop()
+
+    def _readable(self) -> None:
+        links = self.links
+        while True:
+            try:
+                frame = links.socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            accepted = links.accept(frame)
+            if accepted is not None:
+                links.handled(accepted[0])
+                self.on_receive(accepted[1])
+        self._schedule_flush()
+
+    def _turn(self) -> None:
+        """Timers: Hellos, retries, timeouts, gauges."""
+        now = time.monotonic()
+        self.links.tick(now)
+        if self._serving:
+            self._look_after(now)
+        pause = TICK_SECONDS if self.links.next_hello() is None else START_SECONDS
+        self._words[self._block + Cell.LOOPS] += 1
+        self._loop.call_later(pause, self._turn)
+
+    def _schedule_flush(self) -> None:
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush_turn)
+
+    def _flush_turn(self) -> None:
+        self._flush_scheduled = False
+        if self._serving:
+            now = time.monotonic()
+            self.header.term = self._status.term
+            self._proposals.flush(now)
+            self._reads.flush(now)
+            self._server.flush()
+        self._words[self._block + Cell.BATCHES] += 1
+
+    # --- life ------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        """Wait for the database and the member's id, then listen."""
+        if not (self._status.member_id and exists(self._directory)):
+            self._loop.call_later(START_SECONDS, self._start)
+            return
+        config = self.context.config
+        self._reader = Reader(self._directory)
+        self.header = HeaderWriter(self._status.cluster_id, self._status.member_id)
+        self._reads = Reads(self._reader, self._ask_index, self._timeout)
+        self._scans = Scans(self._reader, self.header, self._loop.call_soon)
+        self._health = HealthService(self.is_ready)
+        self._publisher = Publisher(
+            self._proposals,
+            self._reader,
+            member_id=self._status.member_id,
+            name=self.context.member_name,
+            client_urls=config["advertise_client_urls"],
+            ready=self._ready,
+        )
+        kv = KvService(
+            self,
+            max_txn_ops=int(config["max_txn_ops"]),
+            max_request_bytes=int(config["max_request_bytes"]),
+        )
+        router = kv.methods() | ClusterService(self).methods() | self._health.methods()
+        router |= MaintenanceService(self).methods()
+        self._http = HttpRoutes(self, self.board, self._status)
+        self._server = ClientServer(
+            self._loop, router, self._http.routes(), Limits.of(config), clock=time.monotonic
+        )
+        self._serving = True
+        for descriptor in self.context.sockets["client"]:
+            self._server.listen(socket.socket(fileno=descriptor))
+        if self.links.is_open("raft-node"):
+            self._open_session()
+
+    def _open_session(self) -> None:
+        slot = msgpack.packb((self._status.member_id, self._slot))
+        self._proposals.open_session(slot)
+
+    def _session_opened(self) -> None:
+        self._proposals.open = True
+        self._publisher.start(publish=self._slot == 0)
+        self._schedule_flush()
+
+    def is_ready(self) -> bool:
+        """Whether the member is published and this gateway's session is open."""
+        return self._publisher.done
+
+    def _ready(self) -> None:
+        self.metric(GatewayMetric.READY, 1)
+        self._health.changed()
+        if self._slot == 0:
+            self.log.info(
+                "published local member to cluster through raft",
+                local_member_id=f"{self._status.member_id:x}",
+                cluster_id=f"{self._status.cluster_id:x}",
+            )
+            self.log.info("ready to serve client requests")
+        self.log.info("serving client traffic", gateway=self.name)
+
+    def _ask_stop(self) -> dict[str, Any]:
+        self._loop.call_soon_threadsafe(self._stop_serving)
+        return {}
+
+    def _stop_serving(self) -> None:
+        if not self._serving:
+            self._loop.stop()
+            return
+        drained = self._loop.create_task(self._server.shutdown(DRAIN_SECONDS))
+        drained.add_done_callback(lambda _: self._loop.stop())
+
+    # --- messages ---------------------------------------------------------------------------------
+
+    @handles(Applied)
+    def applied(self, message: Applied) -> None:
+        """Answer what was applied; wake the reads that waited for it."""
+        if not self._serving:
+            return
+        self.header.term = self._status.term
+        for session, first_id, results in message.batches:
+            if session != self._session:
+                continue
+            if first_id == 0:
+                self._session_opened()
+            else:
+                self._proposals.applied(first_id, results)
+        self._reads.wake()
+
+    @handles(ReadStates)
+    def read_states(self, message: ReadStates) -> None:
+        """Leadership was confirmed for every round up to an id."""
+        if self._serving:
+            self._reads.confirmed(message.id, message.index)
+
+    @handles(Welcome)
+    def welcomed(self, message: Welcome) -> None:
+        """A neighbour is new or a gap was closed: look up what is unanswered, then ask again."""
+        if not self._serving:
+            return
+        if not self._proposals.open:
+            if message.sender == "raft-node":
+                self._open_session()
+            self._look_for_session()
+        elif message.sender in ("raft-node", "applier"):
+            self._recover_unanswered()
+        if message.sender == "raft-node":
+            self._reads.ask_again()
+
+    def _look_for_session(self) -> None:
+        with self._reader.view() as view:
+            opened = view.session_open(self._session)
+        if opened and not self._proposals.open:
+            self._session_opened()
+
+    def _recover_unanswered(self) -> None:
+        self._look_up(list(self._proposals.unanswered()))
+        again = self._proposals.propose_again(time.monotonic())
+        self.count(GatewayMetric.REPROPOSED, again)
+        self._reads.wake()
+
+    def _look_up(self, batches: list[tuple[int, int]]) -> None:
+        """Answer from the database what was applied and never told."""
+        if not batches:
+            return
+        with self._reader.view() as view:
+            found = {
+                first_id: view.session_results(self._session, range(first_id, first_id + count))
+                for first_id, count in batches
+            }
+        for first_id, count in batches:
+            results = found[first_id]
+            if len(results) == count:
+                self._proposals.applied(first_id, [results[first_id + i] for i in range(count)])
+
+    def _look_after(self, now: float) -> None:
+        due = self._proposals.late(now)
+        if due:
+            self._look_up(due)
+            for first_id, _ in due:
+                self._proposals.retry(first_id, now)
+            self.count(GatewayMetric.REPROPOSED, len(due))
+        if not self._proposals.open and self.links.is_open("raft-node"):
+            self._look_for_session()
+        elif not self._publisher.done:
+            self._publisher.start(publish=self._slot == 0)
+        self._proposals.tell_mark(now)
+        self.count(GatewayMetric.SLOW_READ_INDEXES, self._reads.late(now))
+        self._wake_physical()
+        self.metric(GatewayMetric.PENDING, len(self._proposals))
+        self._words[self._block + Cell.CONNECTIONS] = self._server.connections
+        self._status.db_bytes, self._status.db_in_use_bytes = self._reader.sizes()
+        self._schedule_flush()
+
+    def _wake_physical(self) -> None:
+        pruned_to = self._status.applier(ApplierMetric.PRUNED_TO)
+        waiting, self._physical = self._physical, []
+        for revision, done in waiting:
+            if pruned_to >= revision:
+                done()
+            else:
+                self._physical.append((revision, done))
+
+    # --- api.backend.Backend -----------------------------------------------------------------------
+
+    def propose(self, op: int, request: bytes, answer: Any) -> None:
+        """Queue a request for the log, unless the member has too much before it or no space."""
+        if self._status.no_space:
+            answer.fail(NO_SPACE)
+            return
+        behind = self._status.committed_index - self._status.applied_index
+        if self._proposals.overloaded or behind > self._unapplied_max:
+            answer.fail(REQUEST_TOO_MANY_REQUESTS)
+            return
+        self._proposals.add(op, request, answer)
+        self._schedule_flush()
+
+    def read(self, call: Call, serve: Serve, *, serializable: bool) -> None:
+        """Queue a read for the end of the turn."""
+        self._reads.add(call, serve, serializable=serializable)
+        self._schedule_flush()
+
+    def scan(self, call: Call, request: RangeRequest, *, serializable: bool, stream: bool) -> None:
+        """Start a big range once a fresh enough view is there."""
+
+        def serve(view: Any, call: Call) -> None:
+            self._scans.start_range(call, request, view.applied_index, stream=stream)
+
+        self.read(call, serve, serializable=serializable)
+
+    def hash_kv(
+        self, call: Call, revision: int, finished: Callable[[int, int, int, int], None]
+    ) -> None:
+        """Hash in slices, from a fresh view."""
+
+        def serve(view: Any, call: Call) -> None:
+            self._scans.start_hash(call, revision, finished)
+
+        self.read(call, serve, serializable=False)
+
+    def when_pruned(self, revision: int, done: Callable[[], None]) -> None:
+        """Call `done` when the pruning has passed a revision."""
+        self._physical.append((revision, done))
+
+    def status(self) -> MemberWords:
+        """Return this member's words."""
+        return self._status
+
+    def _deliver(self, answer: Any, revision: int, body: bytes) -> None:
+        if type(answer) is Call:
+            answer.reply(self.header(revision) + body)
+        else:
+            answer.answered(revision, body)
+
+    def _send_propose(self, message: Propose) -> bool:
+        return self.send("raft-node", message, message.count)
+
+    def _ask_index(self, read_id: int) -> None:
+        self.send("raft-node", ReadIndex(self.name, read_id), 0)
+
+    def stats(self) -> dict[str, Any]:
+        """Return what waits here."""
+        return {
+            "pending": len(self._proposals),
+            "session": f"{self._session:x}",
+            "leader": f"{self._status.raft(RaftMetric.LEADER):x}",
+        }
+
+
+def main(context: ActorContext) -> None:
+    """Run one gateway of a member."""
+    run(Gateway, context)
+
+
+

@@ -1,0 +1,67 @@
+"""What a gateway knows of its member without asking anyone: the words of the board."""
+
+from __future__ import annotations
+
+from actors.metrics import ApplierMetric, RaftMetric
+from transport.counters import Board, Cell
+
+
+class MemberWords:
+    """Implements api.backend.MemberStatus over the board; readable while any actor is dead."""
+
+    def __init__(self, board: Board, quota_bytes: int) -> None:
+        self._words = board.words
+        self._raft = board.block("raft-node") + Cell.METRICS
+        self._applier = board.block("applier") + Cell.METRICS
+        self.quota_bytes = quota_bytes
+        self.is_learner = False
+        self.db_bytes = 0
+        self.db_in_use_bytes = 0
+
+    def raft(self, word: RaftMetric) -> int:
+        """Read a word of the raft node."""
+        return self._words[self._raft + word]
+
+    def applier(self, word: ApplierMetric) -> int:
+        """Read a word of the applier."""
+        return self._words[self._applier + word]
+
+    @property
+    def member_id(self) -> int:
+        """This member's id; 0 until the raft node has read it."""
+        return self._words[self._raft + RaftMetric.MEMBER_ID]
+
+    @property
+    def cluster_id(self) -> int:
+        """The cluster's id; 0 until the raft node has read it."""
+        return self._words[self._raft + RaftMetric.CLUSTER_ID]
+
+    @property
+    def leader(self) -> int:
+        """The leader's id; 0 when there is none."""
+        return self._words[self._raft + RaftMetric.LEADER]
+
+    @property
+    def term(self) -> int:
+        """The raft term."""
+        return self._words[self._raft + RaftMetric.TERM]
+
+    @property
+    def committed_index(self) -> int:
+        """The committed index."""
+        return self._words[self._raft + RaftMetric.COMMITTED_INDEX]
+
+    @property
+    def applied_index(self) -> int:
+        """The applied index; a hint, the truth is in a view."""
+        return self._words[self._applier + ApplierMetric.APPLIED_INDEX]
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this member leads."""
+        return bool(self._words[self._raft + RaftMetric.IS_LEADER])
+
+    @property
+    def no_space(self) -> bool:
+        """Whether the applier waits for disk space."""
+        return bool(self._words[self._applier + ApplierMetric.NO_SPACE])

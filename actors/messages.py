@@ -1,0 +1,144 @@
+"""What actors say to each other inside a member: orders are imperative, facts are participles.
+
+Hot messages are columnar: one message per batch, a list per field, never an object per request.
+Peer messages (raft's own) travel as opaque bytes in PeerMessages.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raft.message import message
+
+
+@message
+class Propose:
+    """gateway -> raft-node: append one entry that carries a batch of `count` requests.
+
+    `batch` is kv.batch's encoding and becomes Entry.data unread. `session` and `first_id` name it.
+    """
+
+    session: int
+    first_id: int
+    count: int
+    batch: bytes
+
+
+@message
+class ReadIndex:
+    """gateway -> raft-node: confirm leadership for all reads of one loop turn. Ids grow for ever."""
+
+    gateway: str
+    id: int
+
+
+@message
+class ReadStates:
+    """raft-node -> gateway: reads up to and including `id` may be served at `index`."""
+
+    id: int
+    index: int
+
+
+@message
+class Apply:
+    """raft-node -> applier: committed and durable entries from `first_index` on, as columns."""
+
+    first_index: int
+    terms: list[int]
+    types: list[int]
+    datas: list[bytes]
+
+
+@message
+class Applied:
+    """applier -> gateway: the database holds everything up to `index`.
+
+    `batches` holds [session, first_id, results] for the gateway's own sessions; a result is a
+    revision, [revision, body] or a negative error number (kv.errors). Others wake on `index`.
+    """
+
+    index: int
+    revision: int
+    batches: list[list[Any]]
+
+
+@message
+class AppliedTo:
+    """applier -> raft-node: entries up to `index` are in the database; the rest may follow.
+
+    `conf_changed` tells that a configuration change was among them.
+    """
+
+    index: int
+    term: int
+    conf_changed: bool
+
+
+@message
+class Committed:
+    """applier -> snapshotter: the database's log has grown to `frames` pages at `applied_index`."""
+
+    applied_index: int
+    frames: int
+
+
+@message
+class Checkpointed:
+    """snapshotter -> applier: a passive checkpoint left `frames_left` pages to copy."""
+
+    frames_left: int
+
+
+@message
+class Durable:
+    """snapshotter -> raft-node: the database file holds `applied_index` of `term`, fsynced."""
+
+    applied_index: int
+    term: int
+
+
+@message
+class CompactionScheduled:
+    """applier -> compactor: history up to `revision` may be pruned; `pruned_to` is the progress."""
+
+    revision: int
+    pruned_to: int
+
+
+@message
+class Prune:
+    """compactor -> applier: prune at most `rows` rows of history between two batches."""
+
+    rows: int
+
+
+@message
+class Pruned:
+    """applier -> compactor: one slice is done; `finished` when nothing is left to prune."""
+
+    revision: int
+    rows: int
+    keys: int
+    finished: bool
+
+
+@message
+class Grant:
+    """raft-node -> lessor, compactor: this member leads `term` until `deadline_ns`.
+
+    The deadline is absolute, CLOCK_BOOTTIME; 0 means not the leader. `first_index` is the index of
+    the term's first entry: whoever acts must have seen the state up to it.
+    """
+
+    term: int
+    first_index: int
+    deadline_ns: int
+
+
+@message
+class PeerMessages:
+    """raft-node <-> transport: raft messages for or from other members, encoded."""
+
+    to: list[int]
+    payloads: list[bytes]

@@ -1,0 +1,101 @@
+"""Metric words: what each kind of actor counts in its block of the board.
+
+One writer per word, so whichever gateway is asked can answer `/metrics` for the whole member, and
+the figures of a dead actor stay readable. Words restart at zero with the board, not with an actor.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from enum import IntEnum
+from typing import Final
+
+from transport.counters import Board, Cell
+
+
+class RaftMetric(IntEnum):
+    """Words of the raft node. Gauges first, then counters, then the fsync histogram."""
+
+    TERM = 0
+    LEADER = 1
+    COMMITTED_INDEX = 2
+    LAST_INDEX = 3
+    IS_LEADER = 4
+    LEADER_CHANGES = 5
+    PROPOSALS_FAILED = 6
+    WAL_ENTRIES = 7
+    WAL_BYTES = 8
+    REQUESTS = 9
+    SNAPSHOT_INDEX = 10
+    READ_INDEXES = 11
+    VOTERS = 12
+    PROPOSALS_PENDING = 13
+    MEMBER_ID = 14
+    CLUSTER_ID = 15
+    FSYNC = 32
+
+
+class ApplierMetric(IntEnum):
+    """Words of the applier."""
+
+    APPLIED_INDEX = 0
+    REVISION = 1
+    COMPACT_REVISION = 2
+    PUTS = 3
+    DELETES = 4
+    TXNS = 5
+    REQUESTS = 6
+    DB_BYTES = 7
+    DB_IN_USE_BYTES = 8
+    WAL_FRAMES = 9
+    PRUNED_KEYS = 10
+    NO_SPACE = 11
+    APPLIED_TERM = 12
+    PRUNED_TO = 13
+    COMMIT = 32
+
+
+class GatewayMetric(IntEnum):
+    """Words of a gateway."""
+
+    RANGES = 0
+    PENDING = 1
+    RECEIVED_BYTES = 2
+    SENT_BYTES = 3
+    HEALTH_SUCCESS = 4
+    HEALTH_FAILURES = 5
+    SLOW_READ_INDEXES = 6
+    REPROPOSED = 7
+    READY = 8
+
+
+class SnapshotterMetric(IntEnum):
+    """Words of the snapshotter."""
+
+    CHECKPOINTS = 0
+    DURABLE_INDEX = 1
+    CHECKPOINT = 32
+
+
+# etcd's buckets for disk latencies: 1 ms doubling 14 times.
+BUCKET_SECONDS: Final = tuple(0.001 * 2**power for power in range(14))
+_BUCKET_NS: Final = tuple(int(bound * 1e9) for bound in BUCKET_SECONDS)
+
+
+class Histogram:
+    """Durations in buckets, in words of the board: 15 buckets (the last is +Inf), then sum in ns."""
+
+    def __init__(self, board: Board, name: str, first: int) -> None:
+        """`first` is a metric word, such as RaftMetric.FSYNC."""
+        self._words = board.words
+        self._first = board.block(name) + Cell.METRICS + first
+
+    def observe(self, nanoseconds: int) -> None:
+        """Count one duration."""
+        self._words[self._first + bisect_left(_BUCKET_NS, nanoseconds)] += 1
+        self._words[self._first + 15] += nanoseconds
+
+    def read(self) -> tuple[list[int], float]:
+        """Return the count of each bucket (not cumulative) and the sum in seconds."""
+        buckets = [self._words[self._first + i] for i in range(15)]
+        return buckets, self._words[self._first + 15] / 1e9

@@ -1,0 +1,219 @@
+"""A gateway's session: what was proposed and is not yet answered (RIFL, RULES A3).
+
+Requests are numbered from 1 and travel in batches; a batch keeps its content and its number for
+ever, so proposing it again is safe: the state machine answers a copy with the first result. The
+session's *mark* is the lowest number not yet answered: what is below it may be forgotten.
+
+Invariants: numbers of unanswered batches ascend; outstanding requests and bytes never exceed the
+credit; a call is answered at most once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from actors.messages import Propose
+from kv.batch import Op, encode_batch
+from kv.errors import ANSWERED_ALREADY, SESSION_CLOSED, TIMEOUT, Status, by_number
+
+Result = int | tuple[int, bytes]
+CREDIT_REQUESTS: Final = 5000
+CREDIT_BYTES: Final = 64 << 20
+BATCH_REQUESTS_MAX: Final = 1000
+BATCH_BYTES_MAX: Final = 1 << 20
+QUEUE_MAX: Final = 100_000
+RETRY_SECONDS: Final = 0.5
+
+
+class Answer(Protocol):
+    """Who waits for a result: a call of the client API, or the gateway itself."""
+
+    closed: bool
+
+    def answered(self, revision: int, body: bytes) -> None:
+        """The request was applied at `revision`; `body` is the response without header."""
+
+    def fail(self, status: Status) -> None:
+        """The request was refused; nothing changed."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    first_id: int
+    payload: bytes
+    count: int
+    answers: list[Answer]
+    deadline: float
+    next_try: float
+    pause: float
+
+
+class Proposals:
+    """All of one gateway's proposals. Knows no clock and no socket."""
+
+    def __init__(
+        self,
+        session: int,
+        send: Callable[[Propose], bool],
+        deliver: Callable[[Answer, int, bytes], None],
+        *,
+        timeout: float,
+    ) -> None:
+        """`timeout` in seconds: etcd's ReqTimeout, 5 s and two election timeouts."""
+        self.session = session
+        self.open = False
+        self._send = send
+        self._deliver = deliver
+        self._timeout = timeout
+        self._next_id = 1
+        self._queue: deque[tuple[int, bytes, Answer]] = deque()
+        self._batches: dict[int, _Batch] = {}
+        self._outstanding = 0
+        self._outstanding_bytes = 0
+        self._mark_sent = 0
+        self._idle_since: float | None = None
+
+    def __len__(self) -> int:
+        return len(self._queue) + self._outstanding
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether a new request must be refused with `too many requests`."""
+        return len(self._queue) >= QUEUE_MAX
+
+    @property
+    def mark(self) -> int:
+        """The lowest number not answered."""
+        for first_id in self._batches:
+            return first_id
+        return self._next_id
+
+    def add(self, op: int, request: bytes, answer: Answer) -> None:
+        """Queue one request for the next batch."""
+        self._queue.append((op, request, answer))
+
+    def flush(self, now: float) -> None:
+        """Propose what is queued, as far as the credit goes; a request nobody waits for is dropped."""
+        while self.open and self._queue and self._outstanding < CREDIT_REQUESTS:
+            if self._outstanding_bytes >= CREDIT_BYTES:
+                return
+            self._propose_batch(now)
+
+    def _propose_batch(self, now: float) -> None:
+        queue = self._queue
+        ops = bytearray()
+        requests: list[bytes] = []
+        answers: list[Answer] = []
+        size = 0
+        room = min(BATCH_REQUESTS_MAX, CREDIT_REQUESTS - self._outstanding)
+        while queue and len(requests) < room and size < BATCH_BYTES_MAX:
+            op, request, answer = queue.popleft()
+            if answer.closed:
+                continue
+            ops.append(op)
+            requests.append(request)
+            answers.append(answer)
+            size += len(request)
+        if not requests:
+            return
+        first_id = self._next_id
+        self._next_id += len(requests)
+        mark = self.mark if self._batches else first_id
+        payload = encode_batch(self.session, mark, first_id, bytes(ops), requests)
+        self._mark_sent = mark
+        self._idle_since = None
+        count = len(requests)
+        self._batches[first_id] = _Batch(
+            first_id, payload, count, answers, now + self._timeout, now + RETRY_SECONDS, RETRY_SECONDS
+        )
+        self._outstanding += count
+        self._outstanding_bytes += len(payload)
+        self._send(Propose(self.session, first_id, count, payload))
+
+    def open_session(self, member_id_and_slot: bytes) -> None:
+        """Propose the session itself; `opened` follows when it has been applied."""
+        batch = encode_batch(self.session, 0, 0, bytes([Op.OPEN_SESSION]), [member_id_and_slot])
+        self._send(Propose(self.session, 0, 1, batch))
+
+    def applied(self, first_id: int, results: list[Result | list[int | bytes] | None]) -> None:
+        """Answer a batch; a copy of an answer already given is ignored."""
+        batch = self._batches.pop(first_id, None)
+        if batch is None:
+            return
+        assert len(results) == batch.count, f"{len(results)} results for {batch.count} requests"
+        self._outstanding -= batch.count
+        self._outstanding_bytes -= len(batch.payload)
+        for answer, result in zip(batch.answers, results, strict=True):
+            if answer.closed:
+                continue
+            if type(result) is int:
+                if result > 0:
+                    self._deliver(answer, result, b"")
+                else:
+                    answer.fail(by_number(-result))
+            elif result is None:
+                answer.fail(ANSWERED_ALREADY)
+            else:
+                self._deliver(answer, result[0], result[1])  # type: ignore[index,arg-type]
+
+    def unanswered(self) -> Iterator[tuple[int, int]]:
+        """Yield (first id, count) of every batch that waits."""
+        for batch in self._batches.values():
+            yield batch.first_id, batch.count
+
+    def propose_again(self, now: float) -> int:
+        """Propose every unanswered batch again, in order; return how many requests that were."""
+        for batch in self._batches.values():
+            self._again(batch, now)
+        return self._outstanding
+
+    def _again(self, batch: _Batch, now: float) -> None:
+        batch.next_try = now + batch.pause
+        self._send(Propose(self.session, batch.first_id, batch.count, batch.payload))
+
+    def late(self, now: float) -> list[tuple[int, int]]:
+        """Return the batches whose retry is due, and give up on calls past their timeout."""
+        due = []
+        for batch in self._batches.values():
+            if now >= batch.deadline:
+                for answer in batch.answers:
+                    if not answer.closed:
+                        answer.fail(TIMEOUT)
+            if now >= batch.next_try:
+                batch.pause *= 2
+                batch.next_try = now + batch.pause
+                due.append((batch.first_id, batch.count))
+        return due
+
+    def retry(self, first_id: int, now: float) -> None:
+        """Propose one batch again: it is not in the database."""
+        batch = self._batches.get(first_id)
+        if batch is not None:
+            self._again(batch, now)
+
+    def tell_mark(self, now: float) -> None:
+        """An idle session tells its mark a second after its last answer, so rows can go."""
+        if self._batches or self._queue or self._mark_sent == self._next_id or not self.open:
+            self._idle_since = None
+            return
+        if self._idle_since is None:
+            self._idle_since = now
+        elif now - self._idle_since >= 1.0:
+            self._mark_sent = self._next_id
+            batch = encode_batch(self.session, self._next_id, self._next_id, b"", [])
+            self._send(Propose(self.session, self._next_id, 0, batch))
+
+    def close(self) -> None:
+        """Refuse everything that waits: the session is gone or the gateway stops."""
+        for batch in self._batches.values():
+            for answer in batch.answers:
+                if not answer.closed:
+                    answer.fail(SESSION_CLOSED)
+        self._batches.clear()
+        for _, _, answer in self._queue:
+            if not answer.closed:
+                answer.fail(SESSION_CLOSED)
+        self._queue.clear()

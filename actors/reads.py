@@ -1,0 +1,124 @@
+"""A gateway's reads: one ReadIndex for all of a turn, one view for all that are due.
+
+A linearizable read waits until the raft node has confirmed an index and a *view* (one read
+transaction) holds it. What messages say of progress only wakes: the applied index that counts is
+read in the same transaction as the data, so a reader can wait but never lie.
+
+Invariants: ReadIndex ids grow for ever; a read is served by a view whose applied_index is at least
+the index confirmed for an id asked *after* the read came.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from api.grpc import Call
+from kv.errors import TIMEOUT, EtcdError
+from storage.reader import Reader, View
+
+Serve = Callable[[Any, Call], None]
+Read = tuple[Call, Serve]
+RETRY_SECONDS: Final = 0.5
+
+
+@dataclass(slots=True)
+class _Round:
+    id: int
+    reads: list[Read]
+    asked: float
+    deadline: float
+
+
+@dataclass(slots=True)
+class _Parked:
+    index: int
+    reads: list[Read]
+    deadline: float
+
+
+@dataclass(slots=True)
+class Reads:
+    """All reads of one gateway that wait for something. Knows no clock and no socket."""
+
+    reader: Reader
+    ask: Callable[[int], None]
+    timeout: float
+    _new: list[Read] = field(default_factory=list)
+    _now: list[Read] = field(default_factory=list)
+    _rounds: deque[_Round] = field(default_factory=deque)
+    _parked: deque[_Parked] = field(default_factory=deque)
+    _next_id: int = 0
+
+    def __len__(self) -> int:
+        waiting = sum(len(r.reads) for r in self._rounds) + sum(len(p.reads) for p in self._parked)
+        return waiting + len(self._new) + len(self._now)
+
+    def add(self, call: Call, serve: Serve, *, serializable: bool) -> None:
+        """Queue one read for the end of the turn."""
+        (self._now if serializable else self._new).append((call, serve))
+
+    def flush(self, now: float) -> None:
+        """Ask one index for all new linearizable reads; serve what is due."""
+        if self._new:
+            self._next_id += 1
+            self._rounds.append(_Round(self._next_id, self._new, now, now + self.timeout))
+            self._new = []
+            self.ask(self._next_id)
+        if self._now:
+            due, self._now = self._now, []
+            with self.reader.view() as view:
+                serve_all(view, due)
+
+    def confirmed(self, read_id: int, index: int) -> None:
+        """Every round up to `read_id` may be served from `index` on."""
+        reads: list[Read] = []
+        deadline = 0.0
+        while self._rounds and self._rounds[0].id <= read_id:
+            first = self._rounds.popleft()
+            reads += first.reads
+            deadline = first.deadline
+        if reads:
+            self._parked.append(_Parked(index, reads, deadline))
+            self.wake()
+
+    def wake(self) -> None:
+        """Serve the parked reads whose index the database has reached."""
+        if not self._parked:
+            return
+        with self.reader.view() as view:
+            while self._parked and self._parked[0].index <= view.applied_index:
+                serve_all(view, self._parked.popleft().reads)
+
+    def ask_again(self) -> None:
+        """A new raft node or a gap: everything unconfirmed is asked for anew, under a new id."""
+        if self._rounds:
+            self._next_id += 1
+            self._rounds[-1].id = self._next_id
+            self.ask(self._next_id)
+
+    def late(self, now: float) -> int:
+        """Retry rounds that wait too long, end those past their timeout; return how many retried."""
+        for waiting in (self._rounds, self._parked):
+            while waiting and waiting[0].deadline <= now:
+                for call, _ in waiting.popleft().reads:
+                    if not call.closed:
+                        call.fail(TIMEOUT)
+        if self._rounds and now - self._rounds[-1].asked >= RETRY_SECONDS:
+            self._rounds[-1].asked = now
+            self.ask_again()
+            return 1
+        return 0
+
+
+def serve_all(view: View, reads: list[Read]) -> None:
+    """Serve reads from one view; a refused one is answered with its status."""
+    for call, serve in reads:
+        if call.closed:
+            continue
+        try:
+            serve(view, call)
+        except EtcdError as error:
+            call.fail(error.status)

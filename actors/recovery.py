@@ -1,0 +1,127 @@
+"""What a raft node starts from: its log, and what the database says it has applied.
+
+Rules (RULES A10):
+1. A new member writes its initial configuration into a new log as committed entries of term 1, the
+   same on every member that was given the same flags.
+2. The applied index, its term and its configuration come from the database; they may be ahead of
+   what HardState says is committed, never ahead of the log.
+3. A log that begins after the database ends can't be used: the member refuses to start.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from kv.identity import cluster_id as cluster_id_of
+from kv.identity import member_id as member_id_of
+from raft.change import ConfChange, ConfChangeType, encode
+from raft.state import ConfState, Entry, HardState, Snapshot, SnapshotMetadata
+from raft.storage import MemoryStorage
+from storage.database import exists
+from storage.files import default_files
+from storage.reader import Reader
+from storage.wal import Replay, Wal
+from transport.context import ActorContext
+from transport.log import Logger
+
+
+class LogMismatchError(Exception):
+    """The log and the database don't belong together; names both indexes."""
+
+
+@dataclass(slots=True)
+class Recovered:
+    """Everything a raft node needs to start. Indexes are raft log indexes."""
+
+    member_id: int
+    cluster_id: int
+    wal: Wal
+    storage: MemoryStorage
+    applied_index: int
+    snapshot: SnapshotMetadata
+
+
+def recover(context: ActorContext, log: Logger) -> Recovered:
+    """Open the member's log, or make it from the flags on a first start."""
+    config = context.config
+    directory = Path(config["wal_dir"] or context.data_dir / "member" / "wal")
+    files = default_files()
+    if not directory.exists():
+        _create(directory, config)
+    wal, replay = Wal.open(directory, files)
+    member_id, cluster_id = msgpack.unpackb(replay.metadata)
+    applied_index, conf_state = _applied(context.data_dir / "member" / "db")
+    storage = _storage_of(replay)
+    if storage.first_index() > applied_index + 1:
+        raise LogMismatchError(
+            f"the log begins at index {storage.first_index()}, "
+            f"but the database has applied only up to {applied_index}"
+        )
+    if storage.last_index() < applied_index:
+        raise LogMismatchError(
+            f"the log ends at index {storage.last_index()}, "
+            f"but the database has applied up to {applied_index}"
+        )
+    if applied_index:
+        storage.set_conf_state(conf_state)
+    log.info(
+        "restarting local member",
+        local_member_id=f"{member_id:x}",
+        cluster_id=f"{cluster_id:x}",
+        commit_index=replay.hard_state.commit,
+        applied_index=applied_index,
+    )
+    return Recovered(member_id, cluster_id, wal, storage, applied_index, replay.snapshot)
+
+
+def _create(directory: Path, config: Mapping[str, Any]) -> None:
+    token = config["initial_cluster_token"]
+    members = {
+        member_id_of(urls, token): (name, urls)
+        for name, urls in config["initial_cluster"].items()
+    }
+    cluster_id = cluster_id_of(members)
+    own = config["initial_cluster"][config["name"]]
+    metadata = msgpack.packb((member_id_of(own, token), cluster_id))
+    entries = []
+    for index, member_id in enumerate(sorted(members), start=1):
+        name, urls = members[member_id]
+        member = msgpack.packb((member_id, name, list(urls), [], False))
+        kind, data = encode(ConfChange(ConfChangeType.ADD_NODE, member_id, context=member))
+        entries.append(Entry(term=1, index=index, data=data, type=kind))
+    directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files = default_files()
+    partial = directory.with_name(directory.name + ".new")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a start that was cut short
+    wal = Wal.create(partial, metadata, files)
+    wal.append(entries, HardState(term=1, vote=0, commit=len(entries)))
+    wal.sync()
+    wal.close()
+    files.rename(partial, directory)
+    files.sync_directory(directory.parent)
+
+
+def _applied(directory: Path) -> tuple[int, ConfState]:
+    if not exists(directory):
+        return 0, ConfState()
+    reader = Reader(directory)
+    try:
+        with reader.view() as view:
+            return view.applied_index, view.conf_state
+    finally:
+        reader.close()
+
+
+def _storage_of(replay: Replay) -> MemoryStorage:
+    storage = MemoryStorage()
+    if replay.snapshot.index:
+        storage.apply_snapshot(Snapshot(b"", replay.snapshot))
+    storage.set_hard_state(replay.hard_state)
+    storage.append(replay.entries)
+    return storage

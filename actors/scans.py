@@ -1,0 +1,115 @@
+"""Big reads in slices: a range or a hash that would hold up the event loop works a bit per turn."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from api.grpc import Call
+from api.header import HeaderWriter
+from etcdpb.rpc_pb2 import RangeRequest
+from kv.errors import REQUEST_TOO_MANY_REQUESTS, EtcdError
+from storage.reader import Reader
+
+SCANS_MAX: Final = 1000
+
+
+class Job(Protocol):
+    """Work in slices for one call."""
+
+    def step(self) -> bool:
+        """Work about a millisecond; True when done. Raises EtcdError."""
+
+    def finish(self, call: Call) -> None:
+        """Answer the call."""
+
+    def close(self) -> None:
+        """Let go of what the job holds."""
+
+
+class Scans:
+    """A queue of jobs, one slice a turn, round robin."""
+
+    def __init__(
+        self, reader: Reader, header: HeaderWriter, call_soon: Callable[[Callable[[], None]], Any]
+    ) -> None:
+        self._reader = reader
+        self._header = header
+        self._call_soon = call_soon
+        self._jobs: deque[tuple[Call, Job]] = deque()
+        self._scheduled = False
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def start_range(self, call: Call, request: RangeRequest, floor: int, *, stream: bool) -> None:
+        """Start a range over a view that holds at least the applied index `floor`."""
+        scan = self._reader.scan(request, floor, stream=stream)
+        self.start(call, _StreamJob(scan, self._header, call) if stream else _RangeJob(scan, self._header))
+
+    def start(self, call: Call, job: Job) -> None:
+        """Queue a job; too many at once are refused."""
+        if len(self._jobs) >= SCANS_MAX:
+            job.close()
+            raise EtcdError(REQUEST_TOO_MANY_REQUESTS)
+        self._jobs.append((call, job))
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if self._jobs and not self._scheduled:
+            self._scheduled = True
+            self._call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        call, job = self._jobs.popleft()
+        if call.closed:
+            job.close()
+        else:
+            try:
+                if job.step():
+                    job.finish(call)
+                    job.close()
+                else:
+                    self._jobs.append((call, job))
+            except EtcdError as error:
+                job.close()
+                call.fail(error.status)
+        self._schedule()
+
+
+class _RangeJob:
+    def __init__(self, scan: Any, header: HeaderWriter) -> None:
+        self._scan = scan
+        self._header = header
+        self.step = scan.step
+        self.close = scan.close
+
+    def finish(self, call: Call) -> None:
+        call.reply(b"".join([self._header(self._scan.revision), *self._scan.body()]))
+
+
+class _StreamJob:
+    """Sends RangeStream's chunks as they come; waits while the client does not read."""
+
+    def __init__(self, scan: Any, header: HeaderWriter, call: Call) -> None:
+        self._scan = scan
+        self._header = header
+        self._call = call
+        self.close = scan.close
+
+    def step(self) -> bool:
+        if not self._call.writable:
+            return False
+        done: bool = self._scan.step()
+        self._send()
+        return done
+
+    def finish(self, call: Call) -> None:
+        self._send()
+        call.finish()
+
+    def _send(self) -> None:
+        for chunk in self._scan.chunks(self._header):
+            self._call.send(chunk)

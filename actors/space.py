@@ -1,0 +1,51 @@
+"""Disk space held in reserve.
+
+When the disk is full, committed entries must still be applied: a ballast file is kept beside the
+database and given back at that moment. It is made again when there is room for it twice over.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+BALLAST_BYTES: Final = 64 << 20
+SHARE_OF_DISK: Final = 50  # at most a fiftieth of the file system: small disks get a small ballast
+
+
+class Ballast:
+    """The ballast file of one data directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "ballast"
+        self._present = self._path.exists()
+
+    @property
+    def present(self) -> bool:
+        """Whether the reserve is there."""
+        return self._present
+
+    def keep(self) -> None:
+        """Make the file if it is missing and twice its size is free."""
+        if self._present:
+            return
+        disk = os.statvfs(self._path.parent)
+        size = min(BALLAST_BYTES, disk.f_blocks * disk.f_frsize // SHARE_OF_DISK)
+        if disk.f_bavail * disk.f_frsize < 2 * size:
+            return
+        descriptor = os.open(self._path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        finally:
+            os.close(descriptor)
+        self._present = True
+
+    def release(self) -> int:
+        """Give the space back; return how many bytes that freed (0: there was none)."""
+        if not self._present:
+            return 0
+        size = self._path.stat().st_size
+        self._path.unlink()
+        self._present = False
+        return size

@@ -1,0 +1,97 @@
+"""What the services of the client API ask of the gateway they run in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from api.grpc import Call
+from api.header import HeaderWriter
+from etcdpb.rpc_pb2 import RangeRequest, TxnRequest
+from kv.cluster import Member
+
+
+class View(Protocol):
+    """One read transaction: everything asked of it is of the same moment."""
+
+    applied_index: int
+    revision: int
+    compact_revision: int
+
+    def range(self, request: RangeRequest) -> bytes:
+        """Return a RangeResponse without header; raises EtcdError."""
+
+    def txn(self, request: TxnRequest) -> bytes:
+        """Return the TxnResponse of a read-only txn, without header; raises EtcdError."""
+
+    def members(self) -> list[Member]:
+        """Return the members of the cluster, by id."""
+
+    def cluster_version(self) -> str | None:
+        """Return the decided cluster version; None while undecided."""
+
+    def alarms(self) -> list[tuple[int, int]]:
+        """Return (member id, alarm type) of every raised alarm."""
+
+
+class Scan(Protocol):
+    """A range too big for one turn of the event loop; its own read transaction."""
+
+    revision: int
+
+    def step(self) -> bool:
+        """Work about a millisecond; True when done. Raises EtcdError."""
+
+    def body(self) -> list[bytes]:
+        """Return the pieces of the RangeResponse, without header."""
+
+    def chunks(self) -> Iterator[bytes]:
+        """Return serialised RangeResponse pieces for a stream, ready so far."""
+
+    def close(self) -> None:
+        """End the read transaction."""
+
+
+Serve = Callable[[Any, Call], None]
+
+
+class Backend(Protocol):
+    """The gateway, as its services see it."""
+
+    header: HeaderWriter
+
+    def propose(self, op: int, request: bytes, answer: Any) -> None:
+        """Put a request into the log; `answer` is a Call or has `answered`, `fail`, `closed`."""
+
+    def read(self, call: Call, serve: Serve, *, serializable: bool) -> None:
+        """Call `serve(view, call)` once a view is fresh enough; EtcdError answers the call."""
+
+    def scan(self, call: Call, request: RangeRequest, *, serializable: bool, stream: bool) -> None:
+        """Answer a big range in slices of the event loop."""
+
+    def hash_kv(
+        self, call: Call, revision: int, finished: Callable[[int, int, int, int], None]
+    ) -> None:
+        """Hash the history; `finished(revision, hash, compact_revision, hash_revision)`."""
+
+    def when_pruned(self, revision: int, done: Callable[[], None]) -> None:
+        """Call `done` once history up to `revision` has been pruned from disk."""
+
+    def status(self) -> MemberStatus:
+        """Return what this member knows of itself, without asking anyone."""
+
+
+class MemberStatus(Protocol):
+    """This member, as its shared counters tell."""
+
+    member_id: int
+    cluster_id: int
+    leader: int
+    term: int
+    committed_index: int
+    applied_index: int
+    db_bytes: int
+    db_in_use_bytes: int
+    quota_bytes: int
+    is_learner: bool
+    is_leader: bool

@@ -1,0 +1,58 @@
+"""Reads that wait until the leader knows that it still leads (Raft thesis, 6.4).
+
+Each read gets the next position; a heartbeat carries the position of the newest read as its
+context, and a follower's answer acknowledges all reads up to it. What a quorum has acknowledged
+is confirmed. Positions begin anew with every term, and messages of another term never get here,
+so a context can't be mistaken for an older one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from raft.config import ReadOnlyOption
+from raft.messages import MsgReadIndex
+from raft.quorum import joint_committed_index
+from raft.tracker import TrackerConfig
+
+
+class ReadOnly:
+    """See the module.
+
+    Invariants:
+    - Positions confirmed+1 .. confirmed+len(unconfirmed) wait, in this order.
+    - An acknowledgement never exceeds the last position.
+    """
+
+    __slots__ = ("_acks", "_confirmed", "_unconfirmed", "option")
+
+    def __init__(self, option: ReadOnlyOption) -> None:
+        self.option = option
+        self._acks: dict[int, int] = {}
+        self._confirmed = 0
+        self._unconfirmed: deque[tuple[MsgReadIndex, int]] = deque()
+
+    def add_request(self, index: int, request: MsgReadIndex) -> None:
+        """A read came while the commit index was `index`."""
+        self._unconfirmed.append((request, index))
+
+    def heartbeat_context(self) -> bytes:
+        """Return what a heartbeat carries: the newest position, nothing if no read waits."""
+        if not self._unconfirmed:
+            return b""
+        return (self._confirmed + len(self._unconfirmed)).to_bytes(8, "little")
+
+    def recv_ack(self, from_: int, context: bytes) -> None:
+        """A member answered a heartbeat that had this context; one never sent is ignored."""
+        position = int.from_bytes(context, "little")
+        if position <= self._confirmed + len(self._unconfirmed):
+            self._acks[from_] = max(self._acks.get(from_, 0), position)
+
+    def maybe_advance(self, config: TrackerConfig) -> list[tuple[MsgReadIndex, int]]:
+        """Return the reads a quorum of `config` has confirmed since, with their indexes."""
+        confirmed = joint_committed_index(config.voters, config.voters_outgoing, self._acks)
+        count = confirmed - self._confirmed
+        if count <= 0:
+            return []
+        self._confirmed = confirmed
+        return [self._unconfirmed.popleft() for _ in range(count)]

@@ -1,0 +1,372 @@
+"""Opening a log: find its segments, read them, and make its tail durable again.
+
+What the page cache shows after a failed sync can't be believed, and a process that was killed
+leaves records that were written and never synced. So an open never trusts the tail: all records
+that no later one proves durable (usually one) are written again in place, which makes their pages
+dirty once more, together with zeros over a torn record, and synced: one write, one fdatasync.
+If the marker says that a sync failed here, the same place is not tried again: these records go
+into a new segment, which voids them where they stood (RULES A7). The marker itself needs no sync:
+it has to live exactly as long as the page cache that it warns of.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from raft.state import Entry, HardState, SnapshotMetadata
+from storage.files import Files
+from storage.wal_errors import WalCorruptError, WalMissingError, WalSyncError, WalWriteError
+from storage.wal_index import LogIndex
+from storage.wal_record import (
+    Record,
+    RecordType,
+    SegmentHeader,
+    SegmentReader,
+    decode_batch,
+    decode_snapshot,
+    encode_header,
+    encode_record,
+    read_header,
+    read_remains,
+)
+from storage.wal_segment import (
+    FREE_NAME,
+    MARKER_NAME,
+    NEXT_NAME,
+    SEGMENT_NAME,
+    NextSegment,
+    Segment,
+    segment_name,
+)
+
+
+@dataclass(slots=True)
+class Replay:
+    """What the log says. `entries` are those after the newest snapshot, without gaps."""
+
+    metadata: bytes
+    hard_state: HardState
+    snapshot: SnapshotMetadata
+    entries: list[Entry] = field(default_factory=list)
+    cut_bytes: int = 0  # of a torn tail that was cut off
+
+
+@dataclass(slots=True)
+class Tail:
+    """Where the log goes on: the position after the last good record of the last segment."""
+
+    offset: int
+    sequence: int
+    previous: int
+    seed: int
+
+
+@dataclass(slots=True)
+class _Found:
+    """A segment file with a good header."""
+
+    path: Path
+    descriptor: int
+    header: SegmentHeader
+
+
+class LogState:
+    """What the records up to a point of the log amount to.
+
+    Replay feeds it every record, and a running log every record it writes.
+    """
+
+    __slots__ = ("entries", "hard_state", "index", "keep_after", "snapshot")
+
+    def __init__(self, header: SegmentHeader) -> None:
+        """Start at a segment's header; keep no entries in memory until told so."""
+        self.hard_state = header.hard_state
+        self.snapshot = header.snapshot
+        self.index = LogIndex(header.next_index)
+        self.entries: list[Entry] = []
+        self.keep_after: int | None = None
+
+    def feed(self, segment: int, record: Record) -> None:
+        """Take in one record. Entries above `keep_after` are kept."""
+        if record.type == RecordType.BATCH:
+            self._feed_batch(segment, record)
+        elif record.type == RecordType.SNAPSHOT:
+            self.snapshot, restarts = decode_snapshot(record.body)
+            if restarts:
+                self.index.restart(self.snapshot.index)
+                self.entries.clear()
+
+    def _feed_batch(self, segment: int, record: Record) -> None:
+        batch = decode_batch(record.body)
+        if batch.hard_state is not None:
+            self.hard_state = batch.hard_state
+        if not batch.datas:
+            return
+        self.index.note(segment, record.offset, batch.first, len(batch.datas))
+        if self.keep_after is None:
+            return
+        start = max(0, self.keep_after + 1 - batch.first)
+        if self.entries:
+            del self.entries[max(0, batch.first - self.entries[0].index) :]
+        self.entries += batch.entries(start) if start else batch.entries()
+
+
+class Opening:
+    """One attempt to open the log in a folder."""
+
+    def __init__(self, directory: Path, files: Files, segment_bytes: int) -> None:
+        self._directory = directory
+        self._files = files
+        self._segment_bytes = segment_bytes
+        self._found: list[_Found] = []
+        self._spare: tuple[Path, int] | None = None
+        self._free: list[Path] = []
+        self._orphans: list[_Found] = []
+        self._marked = False
+
+    def run(self, from_index: int) -> tuple[list[Segment], LogState, Tail, NextSegment, Replay]:
+        """Return all that a Wal needs to go on, and what there was.
+
+        Raises WalMissingError, WalCorruptError, WalSyncError, WalWriteError.
+        """
+        self._find()
+        last = self._found[-1]
+        reader, records, remains_end = self._read_last(last)
+        newest = last.header.snapshot
+        for record in records:
+            if record.type == RecordType.SNAPSHOT:
+                newest, _ = decode_snapshot(record.body)
+        start = self._start(newest)
+        state = LogState(self._found[start].header)
+        state.keep_after = max(newest.index, from_index)
+        for number in range(start, len(self._found) - 1):
+            self._read_inner(number, state)
+        if self._marked:
+            self._write_tail_again(records, state)
+            self._close()
+            fresh = Opening(self._directory, self._files, self._segment_bytes)
+            return fresh.run(from_index)
+        for record in records:
+            state.feed(last.header.number, record)
+        cut = self._make_tail_durable(last, records, reader.offset, remains_end)
+        replay = Replay(last.header.metadata, state.hard_state, state.snapshot, state.entries, cut)
+        state.entries, state.keep_after = [], None
+        for orphan in self._orphans:
+            self._remove(orphan.path, orphan.descriptor)
+        tail = Tail(reader.offset, reader.sequence, reader.previous, last.header.seed)
+        segments = [
+            Segment(found.header.number, found.path, found.descriptor, found.header.next_index)
+            for found in self._found
+        ]
+        return segments, state, tail, self._next(last.header.number + 1), replay
+
+    def _find(self) -> None:
+        """Open the newest unbroken row of segments, and sort out what stands beside it."""
+        files, directory = self._files, self._directory
+        try:
+            names = files.list(directory)
+        except FileNotFoundError:
+            raise WalMissingError(directory) from None
+        paths = {int(m[1], 16): directory / m[0] for m in map(SEGMENT_NAME.fullmatch, names) if m}
+        ready = {int(m[1], 16): directory / m[0] for m in map(NEXT_NAME.fullmatch, names) if m}
+        if not paths:
+            raise WalMissingError(directory)
+        self._free = [directory / name for name in names if FREE_NAME.fullmatch(name)]
+        self._marked = MARKER_NAME in names
+        for number in sorted(paths):
+            path = paths[number]
+            descriptor = files.open(path)
+            header = read_header(files, descriptor)
+            if header is None or header.number != number:
+                if number < max(paths) or not self._never_synced(number, descriptor, header):
+                    raise WalCorruptError(path, 0, "bad segment header")
+                self._remove(path, descriptor)
+                continue
+            if self._found and self._found[-1].header.number + 1 != number:
+                # The unlinks of a purge reached the disk in part: older ones than needed are left.
+                self._orphans += self._found
+                self._found = []
+            self._found.append(_Found(path, descriptor, header))
+        for number in sorted(ready):
+            self._adopt(number, ready[number])
+
+    def _never_synced(self, number: int, descriptor: int, header: SegmentHeader | None) -> bool:
+        """Whether a file without its own header can't have been the log's last segment.
+
+        A header is synced with the first records, so it is missing only if they never were.
+        """
+        if not self._found or self._found[-1].header.number + 1 != number:
+            return False
+        if header is not None:
+            return header.number < number  # recycled, and still as it was
+        before = self._found[-1]
+        reader = SegmentReader(self._files, before.descriptor, before.path, before.header)
+        for _ in reader.records():
+            pass
+        remains = read_remains(self._files, descriptor, 0, sequence=reader.sequence, seed=None)
+        return remains.proof is None
+
+    def _adopt(self, number: int, path: Path) -> None:
+        """Handle a .next file: a segment whose rename was lost, a spare one, or rubbish."""
+        files = self._files
+        descriptor = files.open(path)
+        header = read_header(files, descriptor)
+        if number != self._found[-1].header.number + 1:
+            self._remove(path, descriptor)
+        elif header is not None and header.number == number:
+            final = self._directory / segment_name(number, header.next_index)
+            files.rename(path, final)
+            files.sync_directory(self._directory)
+            self._found.append(_Found(final, descriptor, header))
+        elif not self._never_synced(number, descriptor, header):
+            raise WalCorruptError(path, 0, "bad segment header")
+        elif files.size(descriptor) == self._segment_bytes and (
+            header is not None or not any(files.pread(descriptor, 4096, 0))
+        ):
+            self._spare = path, descriptor
+        else:
+            self._remove(path, descriptor)
+
+    def _remove(self, path: Path, descriptor: int) -> None:
+        self._files.close(descriptor)
+        self._files.unlink(path)
+
+    def _read_last(self, last: _Found) -> tuple[SegmentReader, list[Record], int]:
+        """Read the last segment, its header first; return where what looks like records ends."""
+        files = self._files
+        reader = SegmentReader(files, last.descriptor, last.path, last.header)
+        records = list(reader.records())
+        remains = read_remains(
+            files,
+            last.descriptor,
+            reader.offset,
+            sequence=reader.sequence,
+            seed=last.header.seed,
+        )
+        if remains.proof is not None:
+            reason = f"bad record (a later one at {remains.proof} was written after its sync)"
+            raise WalCorruptError(last.path, reader.offset, reason)
+        return reader, records, remains.end
+
+    def _start(self, newest: SnapshotMetadata) -> int:
+        """Return the place of the segment that replay starts at.
+
+        The last one that was begun when entry newest.index + 1 was not there yet: every version
+        of the entries after the snapshot that counts was written in it or after it.
+        """
+        for place in range(len(self._found) - 1, -1, -1):
+            if self._found[place].header.next_index <= newest.index + 1:
+                return place
+        found = self._found[0]
+        raise WalCorruptError(found.path, 0, f"the segments from index {newest.index + 1} are gone")
+
+    def _read_inner(self, place: int, state: LogState) -> None:
+        """Read a segment that is not the last: everything in it was durable."""
+        found, follower = self._found[place], self._found[place + 1]
+        until = follower.header.sequence
+        if until <= found.header.sequence:
+            return
+        reader = SegmentReader(self._files, found.descriptor, found.path, found.header)
+        for record in reader.records(until):
+            state.feed(found.header.number, record)
+        if reader.sequence != until:
+            raise WalCorruptError(found.path, reader.offset, "bad record")
+        if reader.previous != follower.header.previous:
+            raise WalCorruptError(follower.path, 0, "broken chain of segments")
+
+    def _make_tail_durable(
+        self, last: _Found, records: list[Record], end: int, remains_end: int
+    ) -> int:
+        """Write again what no later record proves durable; zeros over a torn record."""
+        doubted = _doubted(records)
+        start = doubted[0].offset
+        kept = self._files.pread(last.descriptor, end - start, start)
+        try:
+            self._files.pwrite(last.descriptor, [kept, bytes(remains_end - end)], start)
+        except OSError as error:
+            raise WalWriteError(f"wal: {last.path}: {error}") from error
+        try:
+            self._files.fdatasync(last.descriptor)
+        except OSError as error:
+            leave_marker(self._directory, self._files)
+            raise WalSyncError(f"wal: {last.path}: {error}") from error
+        return remains_end - end
+
+    def _write_tail_again(self, records: list[Record], state: LogState) -> None:
+        """Write the doubted records of the last segment into a new one, and sync it."""
+        last, doubted = self._found[-1].header, _doubted(records)
+        first = doubted[0]
+        for record in records[: len(records) - len(doubted)]:
+            state.feed(last.number, record)
+        number = last.number + 1
+        making = self._next(number)
+        path, descriptor = making.take()
+        seed, sequence = int.from_bytes(os.urandom(4)), first.sequence
+        next_index = state.index.last + 1
+        if first.type == RecordType.SEGMENT:
+            state.hard_state, state.snapshot = last.hard_state, last.snapshot
+            next_index = last.next_index
+        header = encode_header(number, last.metadata, next_index, state.hard_state, state.snapshot)
+        bodies = [(int(RecordType.SEGMENT), header)]
+        bodies += [(r.type, bytes(r.body)) for r in doubted if r.type != RecordType.SEGMENT]
+        parts: list[bytes] = []
+        previous = first.previous
+        for place, (record_type, body) in enumerate(bodies):
+            written, previous = encode_record(
+                record_type,
+                body,
+                seed=seed,
+                sequence=sequence + place,
+                synced=sequence,
+                previous=previous,
+            )
+            parts += written
+        self._publish(path, descriptor, segment_name(number, next_index), b"".join(parts))
+
+    def _publish(self, path: Path, descriptor: int, name: str, content: bytes) -> None:
+        files = self._files
+        try:
+            files.pwrite(descriptor, [content], 0)
+            files.fdatasync(descriptor)
+            files.close(descriptor)
+            files.rename(path, self._directory / name)
+            files.sync_directory(self._directory)
+            files.unlink(self._directory / MARKER_NAME)
+        except OSError as error:
+            raise WalSyncError(f"wal: writing the tail again: {error}") from error
+
+    def _next(self, number: int) -> NextSegment:
+        making = NextSegment(self._directory, self._files, self._segment_bytes, number)
+        if self._spare is not None:
+            making.adopt(*self._spare)
+            self._spare = None
+        for path in self._free:
+            if not self._recyclable(path) or not making.offer_free(path):
+                self._files.unlink(path)
+        self._free = []
+        return making
+
+    def _recyclable(self, path: Path) -> bool:
+        descriptor = self._files.open(path)
+        size = self._files.size(descriptor)
+        self._files.close(descriptor)
+        return size == self._segment_bytes
+
+    def _close(self) -> None:
+        for found in self._orphans + self._found:
+            self._files.close(found.descriptor)
+
+
+def _doubted(records: list[Record]) -> list[Record]:
+    """Return the records at the end that no record proves durable; at least the last one."""
+    durable = max(record.synced for record in records)
+    return [record for record in records if record.sequence >= durable]
+
+
+def leave_marker(directory: Path, files: Files) -> None:
+    """Note for the next open that a sync failed; best effort, see the module's text."""
+    with suppress(OSError):
+        files.close(files.create(directory / MARKER_NAME))

@@ -1,0 +1,141 @@
+"""What follows from other settings: names, addresses, and the values that 0 and "" stand for."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from supervisor.errors import ConfigError
+from supervisor.go_syntax import HOUR, SECOND, parse_duration
+from supervisor.urls import Url, parse_initial_cluster, parse_url, split_host_port
+
+if TYPE_CHECKING:
+    from supervisor.config import Config, Entries
+
+DEFAULT_NAME: Final = "default"
+DEFAULT_PEER_URL: Final = "http://localhost:2380"
+DEFAULT_CLIENT_URL: Final = "http://localhost:2379"
+DEFAULT_CLUSTER: Final = f"{DEFAULT_NAME}={DEFAULT_PEER_URL}"
+QUOTA_BYTES: Final = 2 * 1024 * 1024 * 1024
+
+
+def complete(config: Config) -> Config:
+    """Fill in what follows from other settings; `config` is valid."""
+    config = _with_default_host(config)
+    text = config.initial_cluster_text
+    if config.name != DEFAULT_NAME and text == DEFAULT_CLUSTER:
+        name = config.name or DEFAULT_NAME
+        text = ",".join(f"{name}={url}" for url in config.initial_advertise_peer_urls)
+    try:
+        cluster = parse_initial_cluster(text)
+    except ValueError as error:
+        raise ConfigError.at_start(f"error setting up initial cluster: {error}") from None
+    seconds, revisions = _retention(config.auto_compaction_mode, config.auto_compaction_retention)
+    warnings = config.warnings + _warnings(config)
+    data_dir = config.data_dir
+    if not data_dir:
+        data_dir = f"{config.name}.etcd"
+        warnings += (("'data-dir' was empty; using default", {"data-dir": data_dir}),)
+    quota = config.quota_backend_bytes
+    return replace(
+        config,
+        data_dir=data_dir,
+        initial_cluster=cluster,
+        initial_cluster_text=text,
+        auto_compaction_seconds=seconds,
+        auto_compaction_revisions=revisions,
+        quota_backend_bytes=quota if quota > 0 else QUOTA_BYTES if quota == 0 else -1,
+        snapshot_count=config.snapshot_count or 10000,
+        snapshot_catchup_entries=config.snapshot_catchup_entries or 5000,
+        compaction_batch_limit=config.compaction_batch_limit or 1000,
+        compaction_sleep_interval_seconds=config.compaction_sleep_interval_seconds or 0.01,
+        watch_progress_notify_interval_seconds=max(
+            0.1, config.watch_progress_notify_interval_seconds or 600.0
+        ),
+        warning_unary_request_duration_seconds=(
+            config.warning_unary_request_duration_seconds or 0.3
+        ),
+        log_format=config.log_format or "json",
+        gateways=config.gateways or max(1, len(os.sched_getaffinity(0)) - 1),
+        warnings=warnings,
+    )
+
+
+def _retention(mode: str, text: str) -> tuple[float, int]:
+    """Return (seconds, revisions) of history to keep; one of them is 0 (etcd's rules).
+
+    A plain number is hours or revisions by the mode. A duration in mode revision counts its
+    nanoseconds, as etcd does: senseless, but it starts.
+    """
+    text = text or "0"
+    try:
+        if re.fullmatch(r"\+?[0-9]+", text):
+            number = int(text)
+            nanoseconds = number * HOUR
+        else:
+            nanoseconds = number = parse_duration(text)
+    except ValueError:
+        raise ConfigError.at_start(
+            f'error parsing CompactionRetention: time: invalid duration "{text}"'
+        ) from None
+    return (nanoseconds / SECOND, 0) if mode == "periodic" else (0.0, number)
+
+
+def _with_default_host(config: Config) -> Config:
+    """Advertise the machine's own address where it listens on 0.0.0.0 and advertises localhost."""
+    peers, clients = config.initial_advertise_peer_urls, config.advertise_client_urls
+    found: list[str] = []
+
+    def advertised(urls: tuple[Url, ...], default: str, listen: tuple[Url, ...]) -> tuple[Url, ...]:
+        if [url.text for url in urls] != [default] or not listen or listen[0].is_unix:
+            return urls
+        host, port = split_host_port(listen[0].host)
+        if host != "0.0.0.0" or not (own := _default_host()):
+            return urls
+        found.append(own)
+        return (parse_url(f"{urls[0].scheme}://{own}:{port}"),)
+
+    peers = advertised(peers, DEFAULT_PEER_URL, config.listen_peer_urls)
+    clients = advertised(clients, DEFAULT_CLIENT_URL, config.listen_client_urls)
+    if not found:
+        return config
+    fields: dict[str, object] = {"host": found[0]}
+    note = ("detected default host for advertise", fields)
+    return replace(
+        config,
+        initial_advertise_peer_urls=peers,
+        advertise_client_urls=clients,
+        notes=(*config.notes, note),
+    )
+
+
+def _default_host() -> str:
+    """Return the address the default route leaves from, "" without one. Nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # TEST-NET-1: never a neighbour
+            return str(probe.getsockname()[0])
+        except OSError:
+            return ""
+
+
+def _warnings(config: Config) -> Entries:
+    """Return what etcd warns of although it starts."""
+    found: list[tuple[str, dict[str, object]]] = []
+    if not config.listen_client_http_urls:
+        text = "Running http and grpc server on single port."
+        found.append((f"{text} This is not recommended for production.", {}))
+    gates = config.feature_gates
+    if gates["LeaseCheckpoint"] and not gates["LeaseCheckpointPersist"]:
+        text = "Detected that checkpointing is enabled without persistence."
+        found.append((f"{text} Consider enabling feature gate LeaseCheckpointPersist", {}))
+    if config.name == DEFAULT_NAME:
+        text = (
+            "it isn't recommended to use default name, please set a value for --name. Note that "
+            "etcd might run into issue when multiple members have the same default name"
+        )
+        found.append((text, {"name": config.name}))
+    return tuple(found)

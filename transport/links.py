@@ -1,0 +1,273 @@
+"""Streams between actors: numbered, opened by the receiver, never passed over a gap.
+
+ZeroMQ is a fast pipe and not a reliable one: when a receiver dies, what was queued for it is gone
+without an error. So an edge is a *stream*, named by a number that its receiver chose:
+
+1. A receiver opens its incoming stream from a neighbour with a Hello datagram (its incarnation, the
+   stream's number, what it has already), repeated until answered.
+2. The sender answers by closing its old socket, connecting to the incarnation named in the Hello
+   and sending Welcome as message 0 of the new stream. Before a Hello it sends nothing.
+3. A message of another stream is dropped and counted; a gap in the sequence makes the receiver open
+   a new stream from what it has. Nothing is ever passed over.
+4. A Hello from an incarnation not met before is answered with a Hello of one's own.
+5. Sends never wait. What does not fit is dropped and counted: the receiver sees the gap.
+
+Invariants: at most one incoming and one outgoing stream per neighbour; sequence numbers of a stream
+start at 0 and grow by 1; a stream's number is (receiver incarnation << 32) + epoch, never reused.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import zmq
+
+from raft.message import message
+from transport.address import mailbox_address
+from transport.codec import Codec
+from transport.counters import Board, Cell, Edge
+
+_HEADER: Final = struct.Struct("<BIQQI")  # sender, its incarnation, stream, sequence, items
+_DATAGRAM: Final = 0
+HELLO_SECONDS_MIN: Final = 0.004
+HELLO_SECONDS_MAX: Final = 0.2
+HELLO_NEW_STREAM_AFTER: Final = 8
+SEND_HWM: Final = 10_000
+
+
+@message
+class Hello:
+    """Open a stream to me: the receiver's word. `have` is what the actor already holds."""
+
+    sender: str
+    incarnation: int
+    stream: int
+    have: int
+
+
+@message
+class Welcome:
+    """Message 0 of every stream. `sender` lives as `incarnation`; `info` is the actor's own."""
+
+    sender: str
+    incarnation: int
+    info: list[int]
+
+
+class _Incoming:
+    __slots__ = ("answered", "expected", "incarnation", "next_hello", "pause", "said", "stream")
+
+    def __init__(self) -> None:
+        self.stream = 0
+        self.incarnation = 0
+        self.expected = 0
+        self.answered = False
+        self.next_hello = 0.0
+        self.pause = HELLO_SECONDS_MIN
+        self.said = 0
+
+
+class _Outgoing:
+    __slots__ = ("incarnation", "sequence", "socket", "stream")
+
+    def __init__(self) -> None:
+        self.stream = 0
+        self.incarnation = 0
+        self.sequence = 0
+        self.socket: zmq.Socket[bytes] | None = None
+
+
+class Links:
+    """All streams of one actor to and from its neighbours. One thread uses it: the actor's."""
+
+    def __init__(
+        self,
+        *,
+        board: Board,
+        name: str,
+        incarnation: int,
+        run_dir: Path,
+        neighbours: Iterable[str],
+        codec: Codec,
+        have: Callable[[str], int],
+        welcome: Callable[[str, int], list[int]],
+        clock: Callable[[], float],
+    ) -> None:
+        """`have(sender)` fills a Hello; `welcome(receiver, have)` is told that a stream opens."""
+        self._board = board
+        self._words = board.words
+        self._name = name
+        self._incarnation = incarnation
+        self._run_dir = run_dir
+        self._codec = codec
+        self._have = have
+        self._welcome = welcome
+        self._clock = clock
+        self._epoch = 0
+        self._position = board.position(name)
+        self._incoming = {neighbour: _Incoming() for neighbour in neighbours}
+        self._outgoing = {neighbour: _Outgoing() for neighbour in self._incoming}
+        self._edges_out = {peer: board.edge(name, peer) for peer in self._incoming}
+        self._edges_in = {peer: board.edge(peer, name) for peer in self._incoming}
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        self._waiting = True
+        self.socket = self._context.socket(zmq.PULL)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.RCVHWM, SEND_HWM)
+        self.socket.bind(mailbox_address(run_dir, name, incarnation))
+
+    def start(self) -> None:
+        """Say Hello to every neighbour."""
+        for peer in self._incoming:
+            self._open_incoming(peer)
+
+    def next_hello(self) -> float | None:
+        """When `tick` wants to be called because a Hello is unanswered; None if none is."""
+        if not self._waiting:
+            return None
+        times = [state.next_hello for state in self._incoming.values() if not state.answered]
+        self._waiting = bool(times)
+        return min(times, default=None)
+
+    def tick(self, now: float) -> None:
+        """Repeat every Hello that is due."""
+        for peer, state in self._incoming.items():
+            if not state.answered and state.next_hello <= now:
+                if state.said and state.said % HELLO_NEW_STREAM_AFTER == 0:
+                    self._open_incoming(peer)
+                else:
+                    self._say_hello(peer, state, now)
+
+    def is_open(self, receiver: str) -> bool:
+        """Tell whether the receiver has opened a stream from here."""
+        return self._outgoing[receiver].stream != 0
+
+    def send(self, receiver: str, body: object, items: int = 1) -> bool:
+        """Send on the stream, never waiting; False if it was dropped (counted)."""
+        out = self._outgoing[receiver]
+        edge = self._edges_out[receiver]
+        if out.socket is None or not out.stream:
+            self._words[edge + Edge.DROPPED] += 1
+            return False
+        data = self._codec.encode(body)
+        header = _HEADER.pack(self._position, self._incarnation, out.stream, out.sequence, items)
+        out.sequence += 1
+        words = self._words
+        try:
+            out.socket.send(header + data, zmq.NOBLOCK)
+        except zmq.Again:
+            words[edge + Edge.DROPPED] += 1
+            return False
+        words[edge + Edge.SENT] = out.sequence
+        words[edge + Edge.SENT_BYTES] += len(data)
+        words[edge + Edge.SENT_ITEMS] += items
+        return True
+
+    def accept(self, frame: bytes) -> tuple[str, Any, int] | None:
+        """Check one received frame; return (sender, message, items) if it is for the actor."""
+        position, incarnation, stream, sequence, items = _HEADER.unpack_from(frame)
+        sender = self._board.names[position]
+        payload = memoryview(frame)[_HEADER.size :]
+        if stream == _DATAGRAM:
+            self._on_hello(self._codec.decode(payload))
+            return None
+        state = self._incoming[sender]
+        edge = self._edges_in[sender]
+        if stream != state.stream:
+            self._words[edge + Edge.LOST] += 1
+            return None
+        if sequence != state.expected:
+            self._words[edge + Edge.GAPS] += 1
+            self._open_incoming(sender)
+            return None
+        state.expected += 1
+        body = self._codec.decode(payload)
+        if sequence == 0:
+            state.answered = True
+            state.incarnation = incarnation
+        self._words[edge + Edge.HANDLED_ITEMS] += items
+        return sender, body, items
+
+    def handled(self, sender: str) -> None:
+        """Count one message of `sender` as handled: what is not counted is the depth."""
+        self._words[self._edges_in[sender] + Edge.HANDLED] += 1
+
+    def reopen(self, sender: str) -> None:
+        """Ask a neighbour for its stream anew, from what the actor has now."""
+        self._open_incoming(sender)
+
+    def close(self) -> None:
+        """Close every socket without waiting."""
+        for out in self._outgoing.values():
+            if out.socket is not None:
+                out.socket.close(linger=0)
+        self.socket.close(linger=0)
+
+    def _open_incoming(self, peer: str) -> None:
+        state = self._incoming[peer]
+        self._epoch += 1
+        state.stream = (self._incarnation << 32) + self._epoch
+        state.expected = 0
+        state.answered = False
+        state.pause = HELLO_SECONDS_MIN
+        self._waiting = True
+        edge = self._edges_in[peer]
+        self._words[edge + Edge.HANDLED_STREAM] = state.stream
+        self._words[edge + Edge.HANDLED] = 0
+        self._say_hello(peer, state, self._clock())
+
+    def _say_hello(self, peer: str, state: _Incoming, now: float) -> None:
+        state.next_hello = now + state.pause
+        state.pause = min(HELLO_SECONDS_MAX, 2 * state.pause)
+        state.said += 1
+        living = self._board.get(peer, Cell.INCARNATION)
+        if not living:
+            state.pause = HELLO_SECONDS_MIN
+            return
+        out = self._outgoing[peer]
+        if out.socket is None or out.incarnation != living:
+            self._connect(peer, living)
+        hello = Hello(self._name, self._incarnation, state.stream, self._have(peer))
+        header = _HEADER.pack(self._position, self._incarnation, _DATAGRAM, 0, 0)
+        assert out.socket is not None
+        try:
+            out.socket.send(header + self._codec.encode(hello), zmq.NOBLOCK)
+        except zmq.Again:
+            self._words[self._edges_out[peer] + Edge.DROPPED] += 1
+
+    def _connect(self, peer: str, incarnation: int) -> None:
+        out = self._outgoing[peer]
+        if out.socket is not None:
+            out.socket.close(linger=0)
+        out.socket = self._context.socket(zmq.PUSH)
+        out.socket.setsockopt(zmq.LINGER, 0)
+        out.socket.setsockopt(zmq.SNDHWM, SEND_HWM)
+        out.socket.setsockopt(zmq.RECONNECT_IVL, 1)
+        out.socket.setsockopt(zmq.RECONNECT_IVL_MAX, 10)
+        out.socket.connect(mailbox_address(self._run_dir, peer, incarnation))
+        out.incarnation = incarnation
+        out.stream = 0
+        out.sequence = 0
+
+    def _on_hello(self, hello: Hello) -> None:
+        peer = hello.sender
+        out = self._outgoing[peer]
+        if out.stream == hello.stream and out.incarnation == hello.incarnation:
+            return  # a repeat that crossed our Welcome
+        if hello.incarnation < out.incarnation:
+            return  # the word of a dead incarnation
+        if out.socket is None or out.incarnation != hello.incarnation:
+            self._connect(peer, hello.incarnation)
+        out.stream = hello.stream
+        out.sequence = 0
+        edge = self._edges_out[peer]
+        self._words[edge + Edge.SENT_STREAM] = hello.stream
+        self._words[edge + Edge.SENT] = 0
+        info = self._welcome(peer, hello.have)
+        self.send(peer, Welcome(self._name, self._incarnation, info), 0)
+        state = self._incoming[peer]
+        if state.answered and state.incarnation != hello.incarnation:
+            self._open_incoming(peer)
