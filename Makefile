@@ -24,4 +24,4 @@ format:
 proto:          ## the only generated files of the tree
 	$(PYTHON) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. etcdpb/*.proto
 
--include benchmarks/targets.mk
+-include benchmarks/targets.mk deploy/targets.mk

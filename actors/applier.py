@@ -31,8 +31,9 @@ from actors.messages import (
 )
 from actors.metrics import ApplierMetric, Histogram
 from actors.space import Ballast
+from kv.cluster import decode_member_change
 from kv.machine import Machine
-from raft.conf_change import decode_conf_change, next_conf_state
+from raft.conf_change import decode, next_conf_state
 from raft.state import Entry, EntryType
 from storage.compaction import prune_slice
 from storage.database import DiskFullError, open_or_create
@@ -154,9 +155,7 @@ class Applier(Actor):
                 Applied(machine.applied_index, machine.revision, batches.get(gateway, [])),
                 sum(len(batch[2]) for batch in batches.get(gateway, [])),
             )
-        self.send(
-            "raft-node", AppliedTo(machine.applied_index, machine.applied_term, conf_changed)
-        )
+        self.send("raft-node", AppliedTo(machine.applied_index, machine.applied_term, conf_changed))
         if machine.compact_revision != compact_revision:
             self._schedule_pruning()
         self._note_progress()
@@ -180,9 +179,13 @@ class Applier(Actor):
         return batches, conf_changed
 
     def _apply_conf_change(self, entry: Entry) -> None:
-        change = decode_conf_change(entry)
-        conf_state = next_conf_state(self._machine.conf_state, change)
-        self._machine.apply_conf_change(entry.index, entry.term, conf_state, change.context)
+        change = decode(entry.type, entry.data)
+        self._machine.apply_conf_change(
+            entry.index,
+            entry.term,
+            next_conf_state(self._machine.conf_state, change),
+            decode_member_change(change.context),
+        )
 
     def _wait_for_space(self) -> None:
         """The disk is full: nothing was applied, nothing is answered; free the ballast, try again."""

@@ -85,11 +85,11 @@ class Actor(pykka.ThreadingActor):
     def _create_actor_inbox(self) -> Mailbox:  # type: ignore[override]
         return Mailbox(self.links, self.board, self.name, tick_seconds=self.tick_seconds)
 
-    def have(self, sender: str) -> int:  # noqa: ARG002
+    def have(self, sender: str) -> int:
         """Return what this actor already holds of `sender`'s stream, for a Hello."""
         return 0
 
-    def welcome(self, receiver: str, have: int) -> list[int]:  # noqa: ARG002
+    def welcome(self, receiver: str, have: int) -> list[int]:
         """Return the info of a Welcome; a stream to `receiver`, which has `have`, opens now."""
         return []
 

@@ -70,11 +70,14 @@ COUNTERS: Final[tuple[tuple[str, str, RaftMetric | ApplierMetric], ...]] = (
 )
 
 
+CallCounts = Callable[[], dict[tuple[str, str, str], int]]
+
+
 class MemberCollector(Collector):
     """Turns the words of one board into metric families."""
 
-    def __init__(self, board: Board, status: MemberWords, call_counts: Callable[[], dict[tuple[str, str], int]]) -> None:
-        """`call_counts` gives (method, code) -> calls answered by the gateway that is asked."""
+    def __init__(self, board: Board, status: MemberWords, call_counts: CallCounts) -> None:
+        """`call_counts` gives (path, code, kind) -> calls answered by the gateway that is asked."""
         self._board = board
         self._status = status
         self._call_counts = call_counts
@@ -82,10 +85,14 @@ class MemberCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield every family."""
         status = self._status
-        yield _gauge("etcd_server_has_leader", "Whether a leader is known.", int(status.leader != 0))
+        yield _gauge(
+            "etcd_server_has_leader", "Whether a leader is known.", int(status.leader != 0)
+        )
         yield _gauge("etcd_server_is_learner", "Whether this member is a learner.", 0)
         yield _labelled("etcd_server_version", "Version.", "server_version", VERSION)
-        yield _labelled("etcd_cluster_version", "Cluster version.", "cluster_version", CLUSTER_VERSION)
+        yield _labelled(
+            "etcd_cluster_version", "Cluster version.", "cluster_version", CLUSTER_VERSION
+        )
         yield _labelled("etcd_server_id", "Member id.", "server_id", f"{status.member_id:x}")
         yield _gauge("etcd_server_quota_backend_bytes", "Quota.", status.quota_bytes)
         yield _gauge("etcd_mvcc_db_total_size_in_bytes", "Size of the database.", status.db_bytes)
@@ -150,9 +157,9 @@ class MemberCollector(Collector):
             "Calls answered by the gateway that was asked.",
             labels=("grpc_code", "grpc_method", "grpc_service", "grpc_type"),
         )
-        for (path, code), count in sorted(self._call_counts().items()):
+        for (path, code, kind), count in sorted(self._call_counts().items()):
             _, service, method = path.split("/")
-            handled.add_metric((code, method, service, "unary"), count)
+            handled.add_metric((code, method, service, kind), count)
         yield handled
 
     def _histograms(self) -> Iterator[Metric]:

@@ -24,7 +24,8 @@ import uvloop
 import zmq
 
 from actors.base import Actor, handles, run
-from actors.gateway_http import HttpRoutes
+from actors.exposition import MemberCollector
+from actors.gateway_http import MemberPages
 from actors.gateway_status import MemberWords
 from actors.messages import Applied, Propose, ReadIndex, ReadStates
 from actors.metrics import ApplierMetric, GatewayMetric, RaftMetric
@@ -40,7 +41,7 @@ from api.kv import KvService
 from api.maintenance import MaintenanceService
 from api.server import ClientServer
 from etcdpb.rpc_pb2 import RangeRequest
-from kv.errors import NO_SPACE, REQUEST_TOO_MANY_REQUESTS
+from kv.errors import NO_SPACE, REQUEST_TOO_MANY_REQUESTS, Code
 from storage.database import exists
 from storage.reader import Reader
 from transport.context import ActorContext
@@ -51,6 +52,7 @@ TICK_SECONDS: Final = 0.05
 START_SECONDS: Final = 0.002
 UNAPPLIED_MAX: Final = 5000
 DRAIN_SECONDS: Final = 0.8
+OPENING_SECONDS: Final = 0.2
 
 
 class Gateway(Actor):
@@ -70,7 +72,7 @@ class Gateway(Actor):
         self._proposals = Proposals(
             self._session, self._send_propose, self._deliver, timeout=self._timeout
         )
-        self._session_proposed = False
+        self._next_opening = 0.0
         self._serving = False
         self._flush_scheduled = False
         self._physical: list[tuple[int, Callable[[], None]]] = []
@@ -121,7 +123,9 @@ class Gateway(Actor):
         self.links.tick(now)
         if self._serving:
             self._look_after(now)
-        pause = TICK_SECONDS if self.links.next_hello() is None else START_SECONDS
+        starting = not (self._serving and self._proposals.open)
+        hurry = starting or self.links.next_hello() is not None
+        pause = START_SECONDS if hurry else TICK_SECONDS
         self._words[self._block + Cell.LOOPS] += 1
         self._loop.call_later(pause, self._turn)
 
@@ -168,21 +172,28 @@ class Gateway(Actor):
         )
         router = kv.methods() | ClusterService(self).methods() | self._health.methods()
         router |= MaintenanceService(self).methods()
-        self._http = HttpRoutes(self, self.board, self._status)
-        self._server = ClientServer(
-            self._loop, router, self._http.routes(), Limits.of(config), clock=time.monotonic
-        )
+        collector = MemberCollector(self.board, self._status, self._call_counts)
+        pages = MemberPages(self.read, self._reader, self._status, collector, self.count)
+        self._server = ClientServer(self._loop, router, pages.routes(), Limits.of(config))
         self._serving = True
         for descriptor in self.context.sockets["client"]:
             self._server.listen(socket.socket(fileno=descriptor))
-        if self.links.is_open("raft-node"):
-            self._open_session()
+        self._open_session(time.monotonic())
 
-    def _open_session(self) -> None:
-        slot = msgpack.packb((self._status.member_id, self._slot))
-        self._proposals.open_session(slot)
+    def _open_session(self, now: float) -> None:
+        """Propose the session until it is open; nothing is proposed while there is no leader."""
+        if now < self._next_opening or not self._status.leader:
+            return
+        if self.links.is_open("raft-node") and self.links.is_open("applier"):
+            self._next_opening = now + OPENING_SECONDS
+            self._look_for_session()
+            if not self._proposals.open:
+                slot = msgpack.packb((self._status.member_id, self._slot))
+                self._proposals.open_session(slot)
 
     def _session_opened(self) -> None:
+        if self._proposals.open:
+            return
         self._proposals.open = True
         self._publisher.start(publish=self._slot == 0)
         self._schedule_flush()
@@ -243,9 +254,7 @@ class Gateway(Actor):
         if not self._serving:
             return
         if not self._proposals.open:
-            if message.sender == "raft-node":
-                self._open_session()
-            self._look_for_session()
+            self._open_session(time.monotonic())
         elif message.sender in ("raft-node", "applier"):
             self._recover_unanswered()
         if message.sender == "raft-node":
@@ -254,7 +263,7 @@ class Gateway(Actor):
     def _look_for_session(self) -> None:
         with self._reader.view() as view:
             opened = view.session_open(self._session)
-        if opened and not self._proposals.open:
+        if opened:
             self._session_opened()
 
     def _recover_unanswered(self) -> None:
@@ -284,8 +293,8 @@ class Gateway(Actor):
             for first_id, _ in due:
                 self._proposals.retry(first_id, now)
             self.count(GatewayMetric.REPROPOSED, len(due))
-        if not self._proposals.open and self.links.is_open("raft-node"):
-            self._look_for_session()
+        if not self._proposals.open:
+            self._open_session(now)
         elif not self._publisher.done:
             self._publisher.start(publish=self._slot == 0)
         self._proposals.tell_mark(now)
@@ -338,7 +347,7 @@ class Gateway(Actor):
         """Hash in slices, from a fresh view."""
 
         def serve(view: Any, call: Call) -> None:
-            self._scans.start_hash(call, revision, finished)
+            self._scans.start_hash(call, revision, view.applied_index, finished)
 
         self.read(call, serve, serializable=False)
 
@@ -362,6 +371,15 @@ class Gateway(Actor):
     def _ask_index(self, read_id: int) -> None:
         self.send("raft-node", ReadIndex(self.name, read_id), 0)
 
+    def _call_counts(self) -> dict[tuple[str, str, str], int]:
+        """Return (path, code, kind) -> calls handled here."""
+        return {
+            (path.decode(), Code(code).name, method.kind.value): count
+            for path, method in self._server.router.items()
+            for code, count in enumerate(method.handled)
+            if count
+        }
+
     def stats(self) -> dict[str, Any]:
         """Return what waits here."""
         return {
@@ -374,6 +392,3 @@ class Gateway(Actor):
 def main(context: ActorContext) -> None:
     """Run one gateway of a member."""
     run(Gateway, context)
-
-
-

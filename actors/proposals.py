@@ -127,7 +127,13 @@ class Proposals:
         self._idle_since = None
         count = len(requests)
         self._batches[first_id] = _Batch(
-            first_id, payload, count, answers, now + self._timeout, now + RETRY_SECONDS, RETRY_SECONDS
+            first_id,
+            payload,
+            count,
+            answers,
+            now + self._timeout,
+            now + RETRY_SECONDS,
+            RETRY_SECONDS,
         )
         self._outstanding += count
         self._outstanding_bytes += len(payload)

@@ -32,7 +32,7 @@ from actors.messages import (
 )
 from actors.metrics import Histogram, RaftMetric
 from actors.recovery import recover
-from raft.change import decode
+from raft.conf_change import decode
 from raft.config import Config
 from raft.errors import ProposalDroppedError
 from raft.raw_node import RawNode, Ready
@@ -70,6 +70,7 @@ class RaftNode(Actor):
         self._memory_bytes = 0
         self._term_first_index = 0
         self._prepared = False
+        self._unwritten: HardState | None = None
 
     def on_start(self) -> None:
         """Replay the log and build the core from it. Runs on the actor's thread."""
@@ -80,6 +81,10 @@ class RaftNode(Actor):
         self._storage = recovered.storage
         self._applied_index = recovered.applied_index
         self._snapshot_index = recovered.snapshot.index
+        self._conf_state = recovered.conf_state
+        hard_state, _ = self._storage.initial_state()
+        self._term = hard_state.term
+        self._committed = max(hard_state.commit, recovered.applied_index)
         self._fsync = Histogram(self.board, self.name, RaftMetric.FSYNC)
         chance = random.SystemRandom()
         self._node = RawNode(
@@ -134,7 +139,8 @@ class RaftNode(Actor):
             first = self._applied_index + 1
             for entry in self._storage.entries(first, message.index + 1, NO_LIMIT):
                 if entry.type != EntryType.NORMAL:
-                    self._node.apply_conf_change(decode(entry.type, entry.data))
+                    change = decode(entry.type, entry.data)
+                    self._conf_state = self._node.apply_conf_change(change)
             self._campaign_alone()
         self._applied_index = message.index
         while self._outstanding and self._outstanding[0][0] <= message.index:
@@ -150,9 +156,9 @@ class RaftNode(Actor):
         if self._requests_since_snapshot < self._snapshot_count and not full:
             return
         self._requests_since_snapshot = 0
-        conf_state = self._node.conf_state()
-        self._wal.save_snapshot(SnapshotMetadata(index, self._storage.term(index), conf_state))
-        self._storage.create_snapshot(index, conf_state)
+        term = self._storage.term(index)
+        self._wal.save_snapshot(SnapshotMetadata(index, term, self._conf_state))
+        self._storage.create_snapshot(index, self._conf_state)
         self._snapshot_index = index
         self.metric(RaftMetric.SNAPSHOT_INDEX, index)
         keep_from = index if full else index - self._catchup
@@ -202,11 +208,8 @@ class RaftNode(Actor):
 
     def _campaign_alone(self) -> None:
         """The only voter need not wait for a timeout: nobody else could lead."""
-        if self._node.conf_state().voters == (self._id,) and not self._leads():
+        if self._conf_state.voters == (self._id,) and not self._node.is_leader:
             self._node.campaign()
-
-    def _leads(self) -> bool:
-        return bool(self._node.status().lead == self._id)
 
     def _advance(self) -> None:
         """Carry out what the core asks for, until it asks for nothing more."""
@@ -215,7 +218,7 @@ class RaftNode(Actor):
             self._persist(ready)
             self._note(ready)
             for state in ready.read_states:
-                for gateway, read_id in self._reads_asked.pop(state.request_ctx, {}).items():
+                for gateway, read_id in self._reads_asked.pop(state.context, {}).items():
                     self.send(gateway, ReadStates(read_id, state.index))
                     self.count(RaftMetric.READ_INDEXES)
             assert not ready.messages, f"messages for peers, but there are none: {ready.messages}"
@@ -223,15 +226,18 @@ class RaftNode(Actor):
 
     def _persist(self, ready: Ready) -> None:
         hard_state = ready.hard_state
-        if ready.entries or hard_state is not None:
-            self._wal.append(ready.entries, hard_state)
-            self._prepared = self._prepared and not ready.entries
+        if hard_state is not None:
+            self._unwritten = hard_state
+            self._storage.set_hard_state(hard_state)
+        if ready.entries or ready.must_sync:
+            # A commit index alone needs no write of its own: it goes with the next record.
+            self._wal.append(ready.entries, self._unwritten)
+            self._unwritten = None
+            self._prepared = False
         if ready.must_sync:
             started = time.monotonic_ns()
             self._wal.sync()
             self._fsync.observe(time.monotonic_ns() - started)
-        if hard_state is not None:
-            self._storage.set_hard_state(hard_state)
         if ready.entries:
             self._storage.append(ready.entries)
             size = sum(len(entry.data) for entry in ready.entries)
@@ -255,12 +261,14 @@ class RaftNode(Actor):
         self._grant()
 
     def _note_hard_state(self, hard_state: HardState) -> None:
+        self._term = hard_state.term
+        self._committed = hard_state.commit
         self.metric(RaftMetric.TERM, hard_state.term)
         self.metric(RaftMetric.COMMITTED_INDEX, hard_state.commit)
 
     def _pull(self) -> None:
         """Send committed entries to the applier, as far as its credit goes."""
-        committed = self._node.committed_index()
+        committed = self._committed
         while self._sent_index < committed and self._outstanding_bytes < APPLY_BYTES_MAX:
             if not self.links.is_open("applier"):
                 return
@@ -286,10 +294,10 @@ class RaftNode(Actor):
     def _grant(self) -> None:
         """Renew the leadership grant: the only voter's quorum is itself, now."""
         deadline = 0
-        if self._leads():
+        if self._node.is_leader:
             now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
             deadline = now + int(self._election_timeout * NANOSECONDS)
-        grant = Grant(self._node.status().term, self._term_first_index, deadline)
+        grant = Grant(self._term, self._term_first_index, deadline)
         for receiver in ("lessor", "compactor"):
             if self.links.is_open(receiver):
                 self.send(receiver, grant)
@@ -301,6 +309,7 @@ class RaftNode(Actor):
             "id": f"{self._id:x}",
             "term": status.term,
             "leader": f"{status.lead:x}",
+            "role": str(status.raft_state),
             "applied_index": self._applied_index,
             "sent_index": self._sent_index,
             "last_index": self._storage.last_index(),

@@ -18,9 +18,10 @@ from typing import Any
 
 import msgpack
 
+from kv.cluster import Member, encode_member_change
 from kv.identity import cluster_id as cluster_id_of
 from kv.identity import member_id as member_id_of
-from raft.change import ConfChange, ConfChangeType, encode
+from raft.conf_change import ConfChange, ConfChangeType, encode
 from raft.state import ConfState, Entry, HardState, Snapshot, SnapshotMetadata
 from raft.storage import MemoryStorage
 from storage.database import exists
@@ -45,6 +46,7 @@ class Recovered:
     storage: MemoryStorage
     applied_index: int
     snapshot: SnapshotMetadata
+    conf_state: ConfState
 
 
 def recover(context: ActorContext, log: Logger) -> Recovered:
@@ -70,6 +72,8 @@ def recover(context: ActorContext, log: Logger) -> Recovered:
         )
     if applied_index:
         storage.set_conf_state(conf_state)
+    else:
+        conf_state = ConfState()
     log.info(
         "restarting local member",
         local_member_id=f"{member_id:x}",
@@ -77,14 +81,15 @@ def recover(context: ActorContext, log: Logger) -> Recovered:
         commit_index=replay.hard_state.commit,
         applied_index=applied_index,
     )
-    return Recovered(member_id, cluster_id, wal, storage, applied_index, replay.snapshot)
+    return Recovered(
+        member_id, cluster_id, wal, storage, applied_index, replay.snapshot, conf_state
+    )
 
 
 def _create(directory: Path, config: Mapping[str, Any]) -> None:
     token = config["initial_cluster_token"]
     members = {
-        member_id_of(urls, token): (name, urls)
-        for name, urls in config["initial_cluster"].items()
+        member_id_of(urls, token): (name, urls) for name, urls in config["initial_cluster"].items()
     }
     cluster_id = cluster_id_of(members)
     own = config["initial_cluster"][config["name"]]
@@ -92,8 +97,8 @@ def _create(directory: Path, config: Mapping[str, Any]) -> None:
     entries = []
     for index, member_id in enumerate(sorted(members), start=1):
         name, urls = members[member_id]
-        member = msgpack.packb((member_id, name, list(urls), [], False))
-        kind, data = encode(ConfChange(ConfChangeType.ADD_NODE, member_id, context=member))
+        context = encode_member_change(("add", Member(member_id, name, tuple(urls))))
+        kind, data = encode(ConfChange(ConfChangeType.ADD_NODE, member_id, context))
         entries.append(Entry(term=1, index=index, data=data, type=kind))
     directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = default_files()

@@ -11,8 +11,10 @@ from api.header import HeaderWriter
 from etcdpb.rpc_pb2 import RangeRequest
 from kv.errors import REQUEST_TOO_MANY_REQUESTS, EtcdError
 from storage.reader import Reader
+from storage.scan import HashScan, Scan
 
 SCANS_MAX: Final = 1000
+Finished = Callable[[int, int, int, int], None]
 
 
 class Job(Protocol):
@@ -46,7 +48,13 @@ class Scans:
     def start_range(self, call: Call, request: RangeRequest, floor: int, *, stream: bool) -> None:
         """Start a range over a view that holds at least the applied index `floor`."""
         scan = self._reader.scan(request, floor, stream=stream)
-        self.start(call, _StreamJob(scan, self._header, call) if stream else _RangeJob(scan, self._header))
+        self.start(
+            call, _StreamJob(scan, self._header, call) if stream else _RangeJob(scan, self._header)
+        )
+
+    def start_hash(self, call: Call, revision: int, floor: int, finished: Finished) -> None:
+        """Hash the history up to a revision (0: the newest) and tell `finished`."""
+        self.start(call, _HashJob(self._reader.hash_kv(revision, floor), finished))
 
     def start(self, call: Call, job: Job) -> None:
         """Queue a job; too many at once are refused."""
@@ -80,7 +88,7 @@ class Scans:
 
 
 class _RangeJob:
-    def __init__(self, scan: Any, header: HeaderWriter) -> None:
+    def __init__(self, scan: Scan, header: HeaderWriter) -> None:
         self._scan = scan
         self._header = header
         self.step = scan.step
@@ -90,10 +98,22 @@ class _RangeJob:
         call.reply(b"".join([self._header(self._scan.revision), *self._scan.body()]))
 
 
+class _HashJob:
+    def __init__(self, scan: HashScan, finished: Finished) -> None:
+        self._scan = scan
+        self._finished = finished
+        self.step = scan.step
+        self.close = scan.close
+
+    def finish(self, call: Call) -> None:
+        scan = self._scan
+        self._finished(scan.revision, scan.hash, scan.compact_revision, scan.hash_revision)
+
+
 class _StreamJob:
     """Sends RangeStream's chunks as they come; waits while the client does not read."""
 
-    def __init__(self, scan: Any, header: HeaderWriter, call: Call) -> None:
+    def __init__(self, scan: Scan, header: HeaderWriter, call: Call) -> None:
         self._scan = scan
         self._header = header
         self._call = call

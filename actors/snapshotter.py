@@ -53,7 +53,7 @@ class Snapshotter(Actor):
         if self._latest.applied_index <= self._durable_index:
             return
         grown = self._latest.frames - self._frames_left >= FRAMES_MAX
-        if grown and message.now >= self._next or message.now >= self._next + SECONDS_MAX:
+        if (grown and message.now >= self._next) or message.now >= self._next + SECONDS_MAX:
             self._checkpoint()
 
     def _checkpoint(self) -> None:

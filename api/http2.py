@@ -15,8 +15,9 @@ Received data is acknowledged only when its reader says so: this is the back-pre
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from ngh2 import Configuration, Connection, Role
 from ngh2.enums import ErrorCode, Setting
@@ -48,6 +49,7 @@ __all__ = [
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 NEVER: Final = float("inf")
+GRPC_OVERHEAD_BYTES: Final = 512 * 1024  # etcd's grpcOverheadBytes
 DRAIN_NOTICE_TIMEOUT: Final = 1.0
 PING_STRIKES_MAX: Final = 2  # grpc-go's maxPingStrikes
 PING_IDLE_MIN_TIME: Final = 7200.0  # grpc-go: without a call open, pings every two hours at most
@@ -90,6 +92,25 @@ class Limits:
     http1_body_bytes_max: int = 4 * 1024 * 1024  # a message of JSON with base64 in it
     http1_idle_timeout: float = 300.0  # etcd's http.Server has five minutes
     connections_max: int = 50_000
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Limits:
+        """Take the bounds that etcd has flags for from a configuration's fields, if they are there.
+
+        A keep-alive interval or time-out of 0 means never, as for etcd.
+        """
+        given: dict[str, Any] = {}
+        if "max_request_bytes" in config:
+            given["message_bytes_max"] = int(config["max_request_bytes"]) + GRPC_OVERHEAD_BYTES
+        if "max_concurrent_streams" in config:
+            given["concurrent_streams"] = int(config["max_concurrent_streams"])
+        for name in ("keepalive_min_time", "keepalive_interval", "keepalive_timeout"):
+            seconds = config.get(f"grpc_{name}_seconds")
+            if seconds is not None:
+                given[name] = float(seconds)
+        for name in ("keepalive_interval", "keepalive_timeout"):
+            given[name] = given.get(name, cls.__dataclass_fields__[name].default) or NEVER
+        return cls(**given)
 
 
 class Bucket:
@@ -279,7 +300,7 @@ class Http2Connection:
         return self.draining and self._drain_at is None
 
     def finish(self) -> None:
-        """End a drained connection that has no stream any more."""
+        """End a connection that has nothing more to say."""
         self.closing = True
         self.wake_at = NEVER
 
@@ -295,11 +316,11 @@ class Http2Connection:
             self._fail(error)
             return self.data_to_send()
         if not data and not engine.want_read and not engine.want_write:
-            self.closing = True
+            self.finish()
         return data
 
     def _fail(self, error: Http2Error) -> None:
-        """The engine has given up: it sends nothing more, so the GOAWAY is written here."""
+        """End with a GOAWAY of our own: the engine has given up and sends nothing more."""
         calm = isinstance(error, DenialOfServiceError)
         code = ErrorCode.ENHANCE_YOUR_CALM if calm else ErrorCode.PROTOCOL_ERROR
         self._end(str(error))

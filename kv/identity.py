@@ -13,8 +13,8 @@ from hashlib import sha1
 def member_id(peer_urls: Sequence[str], token: str, now: int | None = None) -> int:
     """Return the 64-bit ID of a member with these peer URLs in the cluster named by `token`.
 
-    `now`, in whole Unix seconds, is given for `member add` only: a member added again with the
-    URLs of a removed one must get another ID (etcd membership.NewMember).
+    A member added later has token "" and `now`, the time in whole Unix seconds: added again with
+    the URLs of a removed one it must get another ID (etcd membership.NewMember).
     """
     text = "".join(sorted(peer_urls)) + token
     if now is not None:

@@ -46,13 +46,13 @@ def on_snap(r: Raft, message: MsgSnap) -> None:
 
 
 def on_vote_resp(r: Raft, message: MsgVoteResp) -> None:
-    """A vote for the leadership; a late answer to a pre-vote is none."""
+    """Count a vote for the leadership; a late one of an earlier role is ignored."""
     if r.state is CANDIDATE:
         _count(r, message)
 
 
 def on_pre_vote_resp(r: Raft, message: MsgPreVoteResp) -> None:
-    """A promise of a vote."""
+    """Count a promise of a vote."""
     if r.state is PRE_CANDIDATE:
         _count(r, message)
 

@@ -30,12 +30,16 @@ _ENTRY_TYPES = {
 
 def quote(data: bytes) -> str:
     """Return data in double quotes, with what can't be printed escaped."""
-    text = data.decode("utf-8", "backslashreplace")
-    shown = "".join(
-        "\\" + c if c in '"\\' else c if c.isprintable() else c.encode("unicode_escape").decode()
-        for c in text
-    )
-    return f'"{shown}"'
+    return '"' + "".join(map(_shown, data.decode("utf-8", "surrogateescape"))) + '"'
+
+
+def _shown(char: str) -> str:
+    if 0xDC80 <= ord(char) <= 0xDCFF:
+        # A byte that is not UTF-8.
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    if char in '"\\':
+        return "\\" + char
+    return char if char.isprintable() else char.encode("unicode_escape").decode()
 
 
 def describe_target(id_: int) -> str:
@@ -115,8 +119,7 @@ def describe_message(
     from_, to = describe_target(message.from_), describe_target(message.to)
     log_term, index = getattr(message, "log_term", 0), getattr(message, "index", 0)
     text = (
-        f"{indent}{from_}->{to} {type(message).__name__} "
-        f"Term:{message.term} Log:{log_term}/{index}"
+        f"{indent}{from_}->{to} {type(message).__name__} Term:{message.term} Log:{log_term}/{index}"
     )
     if getattr(message, "reject", False):
         text += f" Rejected (Hint: {getattr(message, 'reject_hint', 0)})"

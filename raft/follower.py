@@ -46,13 +46,13 @@ def on_app(r: Raft, message: MsgApp) -> None:
 
 
 def on_heartbeat(r: Raft, message: MsgHeartbeat) -> None:
-    """The leader lives."""
+    """Note that the leader lives."""
     _hear_of_leader(r, message.from_)
     handle_heartbeat(r, message)
 
 
 def on_snap(r: Raft, message: MsgSnap) -> None:
-    """The leader's log no longer holds what we need."""
+    """Take a snapshot: the leader's log no longer holds what we need."""
     _hear_of_leader(r, message.from_)
     handle_snapshot(r, message)
 
@@ -65,9 +65,7 @@ def _hear_of_leader(r: Raft, lead: int) -> None:
 def on_transfer_leader(r: Raft, message: MsgTransferLeader) -> None:
     """Pass it on to the leader."""
     if r.lead == NONE:
-        r.trace(
-            INFO, f"{r.id:x} no leader at term {r.term}; dropping leader transfer msg"
-        )
+        r.trace(INFO, f"{r.id:x} no leader at term {r.term}; dropping leader transfer msg")
         return
     r.send(MsgTransferLeader(r.lead, message.from_, r.term))
 
@@ -83,7 +81,7 @@ def on_forget_leader(r: Raft, _: MsgForgetLeader) -> None:
 
 
 def on_timeout_now(r: Raft, message: MsgTimeoutNow) -> None:
-    """The leader has chosen us: no pre-vote, and the others' leases don't count."""
+    """Campaign, as the leader has chosen us: no pre-vote, and leases don't count."""
     r.trace(
         INFO,
         f"{r.id:x} [term {r.term}] received MsgTimeoutNow from {message.from_:x} and starts "
@@ -101,7 +99,7 @@ def on_read_index(r: Raft, message: MsgReadIndex) -> None:
 
 
 def on_read_index_resp(r: Raft, message: MsgReadIndexResp) -> None:
-    """The leader has answered a read of ours."""
+    """Note the leader's answer to a read of ours."""
     r.read_states.append(ReadState(message.index, message.context))
 
 
@@ -160,9 +158,7 @@ def restore(r: Raft, snapshot: Snapshot) -> bool:
         return False
     if r.state is not FOLLOWER:
         # A leader would not follow itself; make sure it does not go on as one.
-        r.trace(
-            WARN, f"{r.id:x} attempted to restore snapshot as leader; should never happen"
-        )
+        r.trace(WARN, f"{r.id:x} attempted to restore snapshot as leader; should never happen")
         r.become_follower(r.term + 1, NONE)
         return False
     if r.id not in (*conf_state.voters, *conf_state.learners, *conf_state.voters_outgoing):

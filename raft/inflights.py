@@ -33,7 +33,7 @@ class Inflights:
         return len(self._window) >= self.max_messages or self.bytes >= self.max_bytes
 
     def add(self, index: int, size: int) -> None:
-        """A message whose last entry is at `index` was sent, with `size` bytes of data."""
+        """Note a message sent: its last entry is at `index`, it has `size` bytes of data."""
         if self.full():
             raise InvariantError("cannot add into a Full inflights")
         if self._window and self._window[-1][0] > index:
@@ -42,7 +42,7 @@ class Inflights:
         self.bytes += size
 
     def free_le(self, index: int) -> None:
-        """All messages up to `index` have arrived."""
+        """Drop all messages up to `index`: they have arrived."""
         window = self._window
         while window and window[0][0] <= index:
             self.bytes -= window.popleft()[1]

@@ -36,7 +36,7 @@ from raft.state import Entry
 
 
 def on_beat(r: Raft, _: MsgBeat) -> None:
-    """The heartbeat interval has passed."""
+    """Send heartbeats: the interval has passed."""
     bcast_heartbeat(r)
 
 
@@ -51,7 +51,7 @@ def on_check_quorum(r: Raft, _: MsgCheckQuorum) -> None:
 
 
 def on_forget_leader(r: Raft, _: MsgForgetLeader) -> None:
-    """A leader knows who leads."""
+    """Ignore it: a leader knows who leads."""
 
 
 def on_prop(r: Raft, message: MsgProp) -> None:
@@ -118,7 +118,7 @@ def _trace_refusal(r: Raft, change: Change, refusal: str) -> None:
 
 
 def on_app_resp(r: Raft, message: MsgAppResp) -> None:
-    """A follower, or our own disk, has taken entries or refused them."""
+    """Learn that a follower, or our own disk, has taken entries or refused them."""
     progress = r.tracker.progress.get(message.from_)
     if progress is None:
         _trace_stranger(r, message)
@@ -185,7 +185,7 @@ def _on_app_rejected(r: Raft, progress: Progress, message: MsgAppResp) -> None:
 
 
 def on_heartbeat_resp(r: Raft, message: MsgHeartbeatResp) -> None:
-    """A follower lives: it may be sent to again, and reads may be confirmed."""
+    """Note that a follower lives: it may be sent to again, and reads may be confirmed."""
     progress = r.tracker.progress.get(message.from_)
     if progress is None:
         _trace_stranger(r, message)
@@ -203,7 +203,7 @@ def on_heartbeat_resp(r: Raft, message: MsgHeartbeatResp) -> None:
 
 
 def on_snap_status(r: Raft, message: MsgSnapStatus) -> None:
-    """Sending a snapshot ended: probe behind it, or again where we were."""
+    """End the sending of a snapshot: probe behind it, or again where we were."""
     progress = r.tracker.progress.get(message.from_)
     if progress is None:
         _trace_stranger(r, message)
@@ -292,7 +292,7 @@ def on_read_index(r: Raft, message: MsgReadIndex) -> None:
 
 
 def release_pending_reads(r: Raft) -> None:
-    """The first entry of this term is committed: take up the reads that waited for it."""
+    """Take up the reads that waited for the first commit of this term."""
     if r.pending_read_index_messages and r.committed_entry_in_current_term():
         waiting, r.pending_read_index_messages = r.pending_read_index_messages, []
         for message in waiting:

@@ -205,7 +205,7 @@ class RaftLog:
             self.committed = index
 
     def maybe_commit(self, index: int, term: int) -> bool:
-        """Commit up to `index` if the entry there is of `term`, the leader's (raft paper, 5.4.2)."""
+        """Commit up to `index` if the entry there is of the leader's `term` (raft paper, 5.4.2)."""
         if index > self.committed and term != 0 and self.match_term(index, term):
             self.commit_to(index)
             return True

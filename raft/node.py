@@ -94,7 +94,7 @@ class Raft:
     )
 
     def __init__(self, config: Config) -> None:
-        """Raises ConfigError; ConfChangeError if the stored configuration can't be."""
+        """Begin as follower of nobody. Raises ConfigError, ConfChangeError."""
         config.validate()
         self.id = config.id
         self.trace: Trace = config.trace
@@ -135,15 +135,19 @@ class Raft:
         )
 
     def _load(self, hard_state: HardState, applied: int) -> None:
-        """Take over what was stored. What is applied was committed, whatever HardState says."""
+        """Take over what was stored.
+
+        A commit index alone is not synced, so HardState may lag behind: what is applied or
+        compacted away was committed, whatever it says.
+        """
         log = self.log
         if hard_state != HardState():
-            if not log.committed <= hard_state.commit <= log.last_index():
+            if hard_state.commit > log.last_index():
                 raise InvariantError(
                     f"{self.id:x} state.commit {hard_state.commit} is out of range "
                     f"[{log.committed}, {log.last_index()}]"
                 )
-            log.committed = hard_state.commit
+            log.committed = max(log.committed, hard_state.commit)
             self.term, self.vote = hard_state.term, hard_state.vote
         if applied > 0:
             log.commit_to(applied)
@@ -314,10 +318,10 @@ class Raft:
 
     def _increase_uncommitted_size(self, size: int) -> bool:
         """Empty proposals always pass, and so does any when nothing is uncommitted."""
-        if 0 < self.uncommitted_size and 0 < size:
-            if self.uncommitted_size + size > self.max_uncommitted_size:
-                return False
-        self.uncommitted_size += size
+        total = self.uncommitted_size + size
+        if self.uncommitted_size > 0 and size > 0 and total > self.max_uncommitted_size:
+            return False
+        self.uncommitted_size = total
         return True
 
     def reduce_uncommitted_size(self, size: int) -> None:
@@ -328,12 +332,14 @@ class Raft:
         """Tell whether the commit index is known to be no older than our leadership."""
         return self.log.term_or_zero(self.log.committed) == self.term
 
-    def applied_to(self, index: int, size: int) -> bool:
-        """Entries up to `index` are applied. True if a joint configuration is now to be left."""
-        applied = max(index, self.log.applied)
-        self.log.applied_to(applied, size)
+    def applied_to(self, index: int, size: int) -> None:
+        """Note that entries up to `index` are applied; `size` bytes of them were in progress."""
+        self.log.applied_to(max(index, self.log.applied), size)
+
+    def may_leave_joint(self) -> bool:
+        """Tell whether it is on us to leave a joint configuration, and possible now."""
         return (
             self.state is LEADER
             and self.tracker.config.auto_leave
-            and applied >= self.pending_conf_index
+            and self.log.applied >= self.pending_conf_index
         )

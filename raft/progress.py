@@ -1,13 +1,13 @@
 """What a leader knows of one follower's log.
 
-    probe      one MsgApp at a time: it is not known where the logs part
-    replicate  a stream of MsgApps within the inflight window
-    snapshot   nothing is sent: the follower needs what the log no longer holds
+probe      one MsgApp at a time: it is not known where the logs part
+replicate  a stream of MsgApps within the inflight window
+snapshot   nothing is sent: the follower needs what the log no longer holds
 
-              reject                            MsgSnap sent
-    probe <------------ replicate     probe ------------------> snapshot
-    probe ------------> replicate     probe <------------------ snapshot
-              accept                      the snapshot's end
+          reject                            MsgSnap sent
+probe <------------ replicate     probe ------------------> snapshot
+probe ------------> replicate     probe <------------------ snapshot
+          accept                      the snapshot's end
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Progress:
         self.next = self.match + 1
 
     def become_snapshot(self, index: int) -> None:
-        """A snapshot at `index` is on its way."""
+        """Send nothing: a snapshot at `index` is on its way."""
         self._reset_state(SNAPSHOT)
         self.pending_snapshot = index
         self.next = index + 1
@@ -128,7 +128,7 @@ class Progress:
         self._check()
 
     def sent_entries(self, count: int, size: int) -> None:
-        """A MsgApp with `count` entries, `size` bytes of data, was sent."""
+        """Note a MsgApp sent, with `count` entries of `size` bytes of data."""
         if self.state is REPLICATE:
             if count > 0:
                 self.next += count
@@ -145,7 +145,7 @@ class Progress:
         return self.sent_commit < index and self.sent_commit < self.next - 1
 
     def maybe_update(self, index: int) -> bool:
-        """The follower acknowledges up to `index`; False if that was known."""
+        """Take the follower's acknowledgement up to `index`; False if that was known."""
         if index <= self.match:
             return False
         self.match = index
@@ -155,7 +155,7 @@ class Progress:
         return True
 
     def maybe_decr_to(self, rejected: int, match_hint: int) -> bool:
-        """The follower rejects `rejected` and hints at a match; False if that is out of date."""
+        """Take the rejection of `rejected` and its hint; False if that is out of date."""
         if self.state is REPLICATE:
             if rejected <= self.match:
                 return False

@@ -70,7 +70,7 @@ class RawNode:
     )
 
     def __init__(self, config: Config) -> None:
-        """Raises ConfigError."""
+        """Begin from what storage holds. Raises ConfigError, ConfChangeError."""
         self.raft = Raft(config)
         self._async = config.async_storage_writes
         self._storage = config.storage
@@ -146,11 +146,13 @@ class RawNode:
 
         Raises StepLocalMessageError, StepPeerNotFoundError, ProposalDroppedError.
         """
-        kind = type(message)
-        if not is_local_target(message.from_):
+        kind, from_ = type(message), message.from_
+        if not is_local_target(from_):
             if kind in LOCAL_MESSAGES:
                 raise StepLocalMessageError
-            if kind in RESPONSES and message.from_ not in self.raft.tracker.progress:
+            # Our own append thread may answer after our removal: that is no stranger.
+            known = from_ in self.raft.tracker.progress or from_ == self.raft.id
+            if kind in RESPONSES and not known:
                 raise StepPeerNotFoundError
         step(self.raft, message)
 
@@ -163,11 +165,11 @@ class RawNode:
         step(self.raft, MsgTransferLeader(NONE, to, 0))
 
     def report_unreachable(self, id_: int) -> None:
-        """The last message to `id_` was not delivered."""
+        """Note that the last message to `id_` was not delivered."""
         step(self.raft, MsgUnreachable(NONE, id_, 0))
 
     def report_snapshot(self, id_: int, ok: bool) -> None:
-        """Sending a snapshot to `id_` has ended. Must be called for every MsgSnap that fails."""
+        """Note that sending a snapshot to `id_` has ended; must be called if it failed."""
         step(self.raft, MsgSnapStatus(NONE, id_, 0, not ok))
 
     def forget_leader(self) -> None:

@@ -33,7 +33,7 @@ class ReadOnly:
         self._unconfirmed: deque[tuple[MsgReadIndex, int]] = deque()
 
     def add_request(self, index: int, request: MsgReadIndex) -> None:
-        """A read came while the commit index was `index`."""
+        """Note a read that came while the commit index was `index`."""
         self._unconfirmed.append((request, index))
 
     def heartbeat_context(self) -> bytes:
@@ -43,7 +43,7 @@ class ReadOnly:
         return (self._confirmed + len(self._unconfirmed)).to_bytes(8, "little")
 
     def recv_ack(self, from_: int, context: bytes) -> None:
-        """A member answered a heartbeat that had this context; one never sent is ignored."""
+        """Note the answer to a heartbeat that had this context; one never sent is ignored."""
         position = int.from_bytes(context, "little")
         if position <= self._confirmed + len(self._unconfirmed):
             self._acks[from_] = max(self._acks.get(from_, 0), position)

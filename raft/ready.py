@@ -19,7 +19,9 @@ class Ready:
     - committed_entries are durable, or are in this very Ready's entries: apply them after the
       write.
     With async_storage_writes messages hold a MsgStorageAppend and a MsgStorageApply that say all
-    this by themselves, committed_entries are always durable, and there is no advance().
+    this by themselves, committed_entries are always durable, and there is no advance(). Orders of
+    each kind are carried out in order. A snapshot may overtake entries that wait to be applied:
+    those at or below its index are then skipped, but answered.
     """
 
     soft_state: SoftState | None = None

@@ -85,6 +85,10 @@ def _tick_heartbeat(r: Raft) -> None:
             step(r, MsgCheckQuorum(NONE, r.id, 0))
         # The successor had its time.
         r.lead_transferee = NONE
+        # The proposal to leave may have been dropped, for one because of that transfer, and nothing
+        # else might ever be proposed.
+        if r.may_leave_joint():
+            _leave_joint(r)
     if r.state is LEADER and r.heartbeat_elapsed >= r.heartbeat_timeout:
         r.heartbeat_elapsed = 0
         step(r, MsgBeat(NONE, r.id, 0))
@@ -198,8 +202,12 @@ def _applied_snapshot(r: Raft, snapshot: Snapshot) -> None:
 
 
 def _applied_to(r: Raft, index: int, size: int) -> None:
-    if not r.applied_to(index, size):
-        return
+    r.applied_to(index, size)
+    if r.may_leave_joint():
+        _leave_joint(r)
+
+
+def _leave_joint(r: Raft) -> None:
     kind, data = encode(None)
     try:
         step(r, MsgProp(NONE, r.id, 0, (Entry(0, 0, data, kind),)))
@@ -212,7 +220,7 @@ def _applied_to(r: Raft, index: int, size: int) -> None:
     else:
         r.trace(
             INFO,
-            "initiating automatic transition out of joint configuration " f"{r.tracker.config}",
+            f"initiating automatic transition out of joint configuration {r.tracker.config}",
         )
 
 

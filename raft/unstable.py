@@ -64,12 +64,12 @@ class Unstable:
         return None if self.snapshot_in_progress else self.snapshot
 
     def accept_in_progress(self) -> None:
-        """Everything has been handed out."""
+        """Note that everything has been handed out."""
         self.offset_in_progress = self.offset + len(self.entries)
         self.snapshot_in_progress = self.snapshot is not None
 
     def stable_to(self, index: int, term: int) -> None:
-        """Entries up to (index, term) are durable.
+        """Drop the entries up to (index, term): they are durable.
 
         An answer whose term differs is about entries that a newer leader has since replaced: the
         write of the replacement is still under way, so the answer says nothing.
@@ -92,7 +92,7 @@ class Unstable:
             self.offset_in_progress = max(self.offset_in_progress, self.offset)
 
     def stable_snap_to(self, index: int) -> None:
-        """The snapshot at `index` is durable."""
+        """Drop the snapshot at `index`: it is durable."""
         if self.snapshot is not None and self.snapshot.metadata.index == index:
             self.snapshot = None
             self.snapshot_in_progress = False
@@ -127,7 +127,5 @@ class Unstable:
             raise InvariantError(f"invalid unstable.slice {lo} > {hi}")
         upper = self.offset + len(self.entries)
         if lo < self.offset or hi > upper:
-            raise InvariantError(
-                f"unstable.slice[{lo},{hi}) out of bound [{self.offset},{upper}]"
-            )
+            raise InvariantError(f"unstable.slice[{lo},{hi}) out of bound [{self.offset},{upper}]")
         return tuple(self.entries[lo - self.offset : hi - self.offset])

@@ -26,7 +26,7 @@ from storage.files import Files
 from storage.wal_errors import WalDiskError, WalSyncError
 from storage.wal_record import (
     Batch,
-    RecordType,
+    Body,
     decode_batch,
     encode_batch,
     encode_header,
@@ -35,7 +35,7 @@ from storage.wal_record import (
     read_body,
     record_bytes,
 )
-from storage.wal_replay import LogState, Opening, Replay, Tail, leave_marker
+from storage.wal_replay import Opening, Replay, Tail, leave_marker
 from storage.wal_segment import (
     SEGMENT_NAME,
     NextSegment,
@@ -43,6 +43,7 @@ from storage.wal_segment import (
     disk_error,
     segment_name,
 )
+from storage.wal_state import LogState
 
 SEGMENT_BYTES = 64 << 20  # as etcd's
 
@@ -114,9 +115,7 @@ class Wal:
             path, descriptor = NextSegment(partial, files, segment_bytes, 0).take()
             body = encode_header(0, metadata, 1, HardState(), SnapshotMetadata())
             seed = _new_seed()
-            parts, _ = encode_record(
-                RecordType.SEGMENT, body, seed=seed, sequence=0, synced=0, previous=0
-            )
+            parts, _ = encode_record(body, seed=seed, sequence=0, doubted=0, previous=0)
             files.pwrite(descriptor, parts, 0)
             files.fdatasync(descriptor)
             files.close(descriptor)
@@ -188,7 +187,7 @@ class Wal:
             )
         else:
             assert hard_state is not None, "nothing to append"
-        offset = self._write(RecordType.BATCH, encode_batch(entries, hard_state))
+        offset = self._write(encode_batch(entries, hard_state))
         if hard_state is not None:
             state.hard_state = hard_state
         if entries:
@@ -225,7 +224,7 @@ class Wal:
         restarts = metadata.index > state.index.last or (
             metadata.index >= state.index.first and self.term(metadata.index) != metadata.term
         )
-        self._write(RecordType.SNAPSHOT, encode_snapshot(metadata, restarts=restarts))
+        self._write(encode_snapshot(metadata, restarts=restarts))
         with self._lock:
             state.snapshot = metadata
             if restarts:
@@ -314,23 +313,22 @@ class Wal:
         place = self._state.index.find(index)
         segment = self._segments[place.segment - self._segments[0].number]
         body = read_body(self._files, segment.descriptor, segment.path, place.offset)
-        batch = decode_batch(body)
-        assert batch.first == place.first, f"{segment.path}: not the batch the index means"
+        batch = decode_batch(place.first, body)
+        assert len(batch.datas) >= place.stop - place.first, f"{segment.path}: not that batch"
         return batch, place.stop
 
-    def _write(self, record_type: int, body: bytes) -> int:
+    def _write(self, body: Body) -> int:
         """Write one record and return its offset, in a new segment if it does not fit."""
         if self._error is not None:
             raise self._error
         room = self._segment_bytes - self._offset
-        if record_bytes(len(body)) > room and self._offset > self._start:
+        if record_bytes(len(body.content)) > room and self._offset > self._start:
             self._roll()
         parts, crc = encode_record(
-            record_type,
             body,
             seed=self._seed,
             sequence=self._sequence,
-            synced=self._synced,
+            doubted=self._sequence - self._synced,
             previous=self._previous,
         )
         offset = self._offset
@@ -352,11 +350,10 @@ class Wal:
         next_index = state.index.last + 1
         seed = _new_seed()
         parts, crc = encode_record(
-            RecordType.SEGMENT,
             encode_header(number, self._metadata, next_index, state.hard_state, state.snapshot),
             seed=seed,
             sequence=self._sequence,
-            synced=self._sequence,
+            doubted=0,
             previous=self._previous,
         )
         final = self._directory / segment_name(number, next_index)

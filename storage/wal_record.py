@@ -2,21 +2,26 @@
 
 A segment is a row of records, each starting at a multiple of 8 bytes, little endian:
 
+    crc       u32       CRC-32 of all that follows, without the padding
     magic     4 bytes   "TRWL"
     seed      u32       random, the same for all records of a segment: tells them from those that
                         the file held before it was recycled
-    length    u32       of the body, without padding
-    type      u32       RecordType
-    sequence  u64       number of the record in the whole log, from 0, without gaps
-    synced    u64       all records below this number were durable before this one was written
     previous  u32       the CRC of the record before, over segments as well
-    crc       u32       CRC-32 of the 36 bytes above and the body
+    length    u32       of the body, without padding
+    type      u16       RecordType
+    flags     u16       STATE: the body holds a hard state
+    sequence  u64       number of the record in the whole log, from 0, without gaps
+    first     u64       index of the first entry
+    count     u32       of entries
+    doubted   u32       records before this one that were not known durable when it was written
     body      msgpack, padded with zeros
+
+A reader that only needs to know what is where looks at no body: a record costs it about 1.5 us.
 
 Rules for reading:
 1. The first bad record ends the log, and it is a torn tail, unless rule 2 or 3 says otherwise.
-2. A good record further on whose `synced` is above the number of the bad one proves that the bad
-   one was durable: the log is corrupt.
+2. A good record further on that does not count the bad one among its `doubted` proves that the
+   bad one was durable: the log is corrupt.
 3. A record that is good in itself but does not continue the chain of CRCs proves the same.
 4. A segment's records end where the next segment's header begins by number: what follows them was
    written again into that next segment, after a sync had failed.
@@ -38,9 +43,12 @@ from storage.files import Files
 from storage.wal_errors import WalCorruptError
 
 MAGIC: Final = b"TRWL"
-PREFIX: Final = struct.Struct("<4sIIIQQI")
-CRC: Final = struct.Struct("<I")
-HEADER_BYTES: Final = PREFIX.size + CRC.size
+HEADER: Final = struct.Struct("<I4sIIIHHQQII")
+HEADER_BYTES: Final = HEADER.size
+STATE: Final = 1
+_CRC: Final = struct.Struct("<I")
+_REST: Final = struct.Struct("<4sIIIHHQQII")
+_COVERED: Final = _CRC.size  # the CRC covers the record from here on
 ALIGN: Final = 8
 CHUNK_BYTES: Final = 1 << 20
 PADDING: Final = tuple(bytes(-length % ALIGN) for length in range(ALIGN))
@@ -58,11 +66,24 @@ class Record(NamedTuple):
     """One good record as read. `body` is a view into the chunk it was read with."""
 
     type: int
+    flags: int
     sequence: int
-    synced: int
+    doubted: int
     previous: int
+    first: int
+    entry_count: int
     offset: int
     body: memoryview
+
+
+class Body(NamedTuple):
+    """What is written as one record, less its place in the log."""
+
+    type: int
+    flags: int
+    first: int
+    entry_count: int
+    content: bytes
 
 
 class SegmentHeader(NamedTuple):
@@ -85,7 +106,6 @@ class Batch(NamedTuple):
     terms: int | list[int]
     types: int | list[int]
     datas: list[bytes]
-    hard_state: HardState | None
 
     def entries(self, start: int = 0, stop: int | None = None) -> list[Entry]:
         """Return the entries at these places of the batch (not indexes)."""
@@ -109,32 +129,45 @@ class Batch(NamedTuple):
 _packer = msgpack.Packer(autoreset=True)
 
 
-def encode_batch(entries: Sequence[Entry], hard_state: HardState | None) -> bytes:
-    """Encode entries with consecutive indexes and a hard state into a body."""
-    state = None if hard_state is None else (hard_state.term, hard_state.vote, hard_state.commit)
+def encode_batch(entries: Sequence[Entry], hard_state: HardState | None) -> Body:
+    """Encode entries with consecutive indexes and a hard state."""
+    flags, state = 0, None
+    if hard_state is not None:
+        flags, state = STATE, (hard_state.term, hard_state.vote, hard_state.commit)
+    terms: Any = 0
+    types: Any = 0
+    first = 0
+    datas = [entry.data for entry in entries]
     if len(entries) == 1:
-        entry = entries[0]
-        columns = (entry.index, entry.term, int(entry.type), (entry.data,), state)
-        return bytes(_packer.pack(columns))
-    first = entries[0].index if entries else 0
-    terms: Any = [entry.term for entry in entries]
-    types: Any = [int(entry.type) for entry in entries]
-    if terms.count(terms[0] if terms else 0) == len(terms):
-        terms = terms[0] if terms else 0
-    if types.count(types[0] if types else 0) == len(types):
-        types = types[0] if types else 0
-    return bytes(_packer.pack((first, terms, types, [entry.data for entry in entries], state)))
+        first, terms, types = entries[0].index, entries[0].term, int(entries[0].type)
+    elif entries:
+        first = entries[0].index
+        terms = [entry.term for entry in entries]
+        types = [int(entry.type) for entry in entries]
+        if terms[0] == terms[-1]:  # terms never fall along a log
+            terms = terms[0]
+        if types.count(types[0]) == len(types):
+            types = types[0]
+    content = bytes(_packer.pack((state, terms, types, datas)))
+    return Body(RecordType.BATCH, flags, first, len(datas), content)
 
 
-def decode_batch(body: memoryview) -> Batch:
-    """Decode what encode_batch made."""
-    first, terms, types, datas, state = msgpack.unpackb(body)
-    return Batch(first, terms, types, datas, None if state is None else HardState(*state))
+def decode_batch(first: int, body: memoryview) -> Batch:
+    """Decode the entries of what encode_batch made."""
+    _, terms, types, datas = msgpack.unpackb(body)
+    return Batch(first, terms, types, datas)
 
 
-def encode_snapshot(snapshot: SnapshotMetadata, *, restarts: bool) -> bytes:
-    """Encode snapshot metadata, and whether the entries so far are void, into a body."""
-    return bytes(_packer.pack((_snapshot_columns(snapshot), restarts)))
+def decode_hard_state(body: memoryview) -> HardState:
+    """Decode the hard state of what encode_batch made; the record's flags say that there is one."""
+    state, _, _, _ = msgpack.unpackb(body)
+    return HardState(*state)
+
+
+def encode_snapshot(snapshot: SnapshotMetadata, *, restarts: bool) -> Body:
+    """Encode snapshot metadata, and whether the entries so far are void."""
+    content = bytes(_packer.pack((_snapshot_columns(snapshot), restarts)))
+    return Body(RecordType.SNAPSHOT, 0, 0, 0, content)
 
 
 def decode_snapshot(body: memoryview) -> tuple[SnapshotMetadata, bool]:
@@ -149,11 +182,11 @@ def encode_header(
     next_index: int,
     hard_state: HardState,
     snapshot: SnapshotMetadata,
-) -> bytes:
-    """Encode the body of a segment's first record."""
+) -> Body:
+    """Encode a segment's first record."""
     state = (hard_state.term, hard_state.vote, hard_state.commit)
     columns = (number, metadata, next_index, state, _snapshot_columns(snapshot))
-    return bytes(_packer.pack(columns))
+    return Body(RecordType.SEGMENT, 0, 0, 0, bytes(_packer.pack(columns)))
 
 
 def _snapshot_columns(snapshot: SnapshotMetadata) -> tuple[object, ...]:
@@ -177,12 +210,16 @@ def _snapshot(columns: tuple[int, int, tuple[Any, ...]]) -> SnapshotMetadata:
 
 
 def encode_record(
-    record_type: int, body: bytes, *, seed: int, sequence: int, synced: int, previous: int
+    body: Body, *, seed: int, sequence: int, doubted: int, previous: int
 ) -> tuple[tuple[bytes, ...], int]:
     """Return the parts of a record, to be written one after the other, and its CRC."""
-    prefix = PREFIX.pack(MAGIC, seed, len(body), record_type, sequence, synced, previous)
-    crc = zlib.crc32(body, zlib.crc32(prefix))
-    return (prefix + CRC.pack(crc), body, PADDING[len(body) % ALIGN]), crc
+    record_type, flags, first, count, content = body
+    length = len(content)
+    rest = _REST.pack(
+        MAGIC, seed, previous, length, record_type, flags, sequence, first, count, doubted
+    )
+    crc = zlib.crc32(content, zlib.crc32(rest))
+    return (_CRC.pack(crc), rest, content, PADDING[length % ALIGN]), crc
 
 
 def record_bytes(body_length: int) -> int:
@@ -198,11 +235,11 @@ def read_header(files: Files, descriptor: int) -> SegmentHeader | None:
     chunk = files.pread(descriptor, HEADER_BYTES, 0)
     if len(chunk) < HEADER_BYTES:
         return None
-    magic, seed, length, record_type, sequence, _, previous = PREFIX.unpack_from(chunk)
+    crc, magic, seed, previous, length, record_type, _, sequence, _, _, _ = HEADER.unpack(chunk)
     if magic != MAGIC or record_type != RecordType.SEGMENT or length > files.size(descriptor):
         return None
     body = files.pread(descriptor, length, HEADER_BYTES)
-    if zlib.crc32(body, zlib.crc32(chunk[: PREFIX.size])) != CRC.unpack_from(chunk, PREFIX.size)[0]:
+    if zlib.crc32(body, zlib.crc32(chunk[_COVERED:])) != crc:
         return None
     number, metadata, next_index, state, snapshot = msgpack.unpackb(body, use_list=False)
     return SegmentHeader(
@@ -220,15 +257,13 @@ def read_header(files: Files, descriptor: int) -> SegmentHeader | None:
 def read_body(files: Files, descriptor: int, path: Path, offset: int) -> memoryview:
     """Return the body of the record at an offset that the index knows, checking its CRC."""
     chunk = files.pread(descriptor, 16 << 10, offset)
-    length = PREFIX.unpack_from(chunk)[2]
+    crc, _, _, _, length, *_ = HEADER.unpack_from(chunk)
     if HEADER_BYTES + length > len(chunk):
         chunk = files.pread(descriptor, HEADER_BYTES + length, offset)
-    view = memoryview(chunk)
-    body = view[HEADER_BYTES : HEADER_BYTES + length]
-    crc = zlib.crc32(body, zlib.crc32(view[: PREFIX.size]))
-    if len(body) < length or crc != CRC.unpack_from(chunk, PREFIX.size)[0]:
+    view = memoryview(chunk)[: HEADER_BYTES + length]
+    if len(view) < HEADER_BYTES + length or zlib.crc32(view[_COVERED:]) != crc:
         raise WalCorruptError(path, offset, "crc mismatch")
-    return body
+    return view[HEADER_BYTES:]
 
 
 class SegmentReader:
@@ -253,34 +288,35 @@ class SegmentReader:
         Raises WalCorruptError by rule 3; rules 1, 2 and 4 are the caller's.
         """
         chunk, base = memoryview(b""), 0
-        size = self._files.size(self._descriptor)
+        size, own_seed = self._files.size(self._descriptor), self._seed
+        unpack, crc32, header_bytes = HEADER.unpack_from, zlib.crc32, HEADER_BYTES
         while self.sequence != until:
             place = self.offset - base
-            if place + HEADER_BYTES > len(chunk):
+            if place + header_bytes > len(chunk):
                 chunk, base, place = self._chunk(CHUNK_BYTES), self.offset, 0
-                if len(chunk) < HEADER_BYTES:
+                if len(chunk) < header_bytes:
                     return
-            fields = PREFIX.unpack_from(chunk, place)
-            magic, seed, length, record_type, sequence, synced, previous = fields
-            end = place + HEADER_BYTES + length
-            if magic != MAGIC or seed != self._seed or sequence != self.sequence:
+            crc, magic, seed, previous, length, kind, flags, sequence, first, count, doubted = (
+                unpack(chunk, place)
+            )
+            if magic != MAGIC or seed != own_seed or sequence != self.sequence:
                 return
+            end = place + header_bytes + length
             if end > len(chunk):
-                if self.offset + HEADER_BYTES + length > size:
+                if self.offset + header_bytes + length > size:
                     return
-                chunk, base, place = self._chunk(HEADER_BYTES + length), self.offset, 0
-                end = HEADER_BYTES + length
-            body = chunk[place + HEADER_BYTES : end]
-            crc = zlib.crc32(body, zlib.crc32(chunk[place : place + PREFIX.size]))
-            if crc != CRC.unpack_from(chunk, place + PREFIX.size)[0]:
+                chunk, base, place = self._chunk(header_bytes + length), self.offset, 0
+                end = header_bytes + length
+            if crc32(chunk[place + _COVERED : end]) != crc:
                 return
             if previous != self.previous:
                 raise WalCorruptError(self._path, self.offset, "broken chain of records")
-            record = Record(record_type, sequence, synced, previous, self.offset, body)
-            self.offset += record_bytes(length)
+            offset = self.offset
+            self.offset = base + (end + ALIGN - 1) // ALIGN * ALIGN
             self.sequence += 1
             self.previous = crc
-            yield record
+            body = chunk[place + header_bytes : end]
+            yield Record(kind, flags, sequence, doubted, previous, first, count, offset, body)
 
     def _chunk(self, length: int) -> memoryview:
         length = max(length, CHUNK_BYTES)
@@ -303,25 +339,36 @@ def read_remains(
     """
     key = MAGIC if seed is None else MAGIC + struct.pack("<I", seed)
     size = files.size(descriptor)
-    end, proof, base = offset, None, offset
+    end, proof, base = offset, None, offset + _COVERED
     while base < size:
         chunk = files.pread(descriptor, CHUNK_BYTES + len(key), base)
         place = chunk.find(key)
         while 0 <= place < CHUNK_BYTES:
-            at = base + place
-            head = files.pread(descriptor, HEADER_BYTES, at)
-            if len(head) == HEADER_BYTES:
-                _, _, length, _, number, synced, _ = PREFIX.unpack_from(head)
-                end = max(end, min(size, at + record_bytes(length)))
-                body = (
-                    b""
-                    if length > size - at
-                    else files.pread(descriptor, length, at + HEADER_BYTES)
-                )
-                crc = zlib.crc32(body, zlib.crc32(head[: PREFIX.size]))
-                good = crc == CRC.unpack_from(head, PREFIX.size)[0]
-                if good and number > sequence and synced > sequence and proof is None:
+            at = base + place - _COVERED
+            found, good = _judge(files, descriptor, size, at)
+            if found is not None:
+                end = max(end, min(size, at + record_bytes(found.length)))
+                if good and found.sequence - found.doubted > sequence and proof is None:
                     proof = at
             place = chunk.find(key, place + 1)
         base += CHUNK_BYTES
     return Remains(end, proof)
+
+
+class _Looks(NamedTuple):
+    length: int
+    sequence: int
+    doubted: int
+
+
+def _judge(files: Files, descriptor: int, size: int, at: int) -> tuple[_Looks | None, bool]:
+    """Return what stands at an offset, taken for a record, and whether it is a good one."""
+    head = files.pread(descriptor, HEADER_BYTES, at)
+    if len(head) < HEADER_BYTES:
+        return None, False
+    crc, _, _, _, length, _, _, sequence, _, _, doubted = HEADER.unpack(head)
+    looks = _Looks(length, sequence, doubted)
+    if length > size - at - HEADER_BYTES:
+        return looks, False
+    body = files.pread(descriptor, length, at + HEADER_BYTES)
+    return looks, zlib.crc32(body, zlib.crc32(head[_COVERED:])) == crc

@@ -11,21 +11,22 @@ it has to live exactly as long as the page cache that it warns of.
 
 from __future__ import annotations
 
+import gc
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from raft.state import Entry, HardState, SnapshotMetadata
 from storage.files import Files
 from storage.wal_errors import WalCorruptError, WalMissingError, WalSyncError, WalWriteError
-from storage.wal_index import LogIndex
 from storage.wal_record import (
+    Body,
     Record,
     RecordType,
     SegmentHeader,
     SegmentReader,
-    decode_batch,
     decode_snapshot,
     encode_header,
     encode_record,
@@ -41,6 +42,7 @@ from storage.wal_segment import (
     Segment,
     segment_name,
 )
+from storage.wal_state import LogState
 
 
 @dataclass(slots=True)
@@ -73,47 +75,6 @@ class _Found:
     header: SegmentHeader
 
 
-class LogState:
-    """What the records up to a point of the log amount to.
-
-    Replay feeds it every record, and a running log every record it writes.
-    """
-
-    __slots__ = ("entries", "hard_state", "index", "keep_after", "snapshot")
-
-    def __init__(self, header: SegmentHeader) -> None:
-        """Start at a segment's header; keep no entries in memory until told so."""
-        self.hard_state = header.hard_state
-        self.snapshot = header.snapshot
-        self.index = LogIndex(header.next_index)
-        self.entries: list[Entry] = []
-        self.keep_after: int | None = None
-
-    def feed(self, segment: int, record: Record) -> None:
-        """Take in one record. Entries above `keep_after` are kept."""
-        if record.type == RecordType.BATCH:
-            self._feed_batch(segment, record)
-        elif record.type == RecordType.SNAPSHOT:
-            self.snapshot, restarts = decode_snapshot(record.body)
-            if restarts:
-                self.index.restart(self.snapshot.index)
-                self.entries.clear()
-
-    def _feed_batch(self, segment: int, record: Record) -> None:
-        batch = decode_batch(record.body)
-        if batch.hard_state is not None:
-            self.hard_state = batch.hard_state
-        if not batch.datas:
-            return
-        self.index.note(segment, record.offset, batch.first, len(batch.datas))
-        if self.keep_after is None:
-            return
-        start = max(0, self.keep_after + 1 - batch.first)
-        if self.entries:
-            del self.entries[max(0, batch.first - self.entries[0].index) :]
-        self.entries += batch.entries(start) if start else batch.entries()
-
-
 class Opening:
     """One attempt to open the log in a folder."""
 
@@ -132,6 +93,14 @@ class Opening:
 
         Raises WalMissingError, WalCorruptError, WalSyncError, WalWriteError.
         """
+        try:
+            with _collector_paused():
+                return self._run(from_index)
+        except BaseException:
+            self._close()
+            raise
+
+    def _run(self, from_index: int) -> tuple[list[Segment], LogState, Tail, NextSegment, Replay]:
         self._find()
         last = self._found[-1]
         reader, records, remains_end = self._read_last(last)
@@ -147,10 +116,12 @@ class Opening:
         if self._marked:
             self._write_tail_again(records, state)
             self._close()
+            self._orphans, self._found = [], []
             fresh = Opening(self._directory, self._files, self._segment_bytes)
             return fresh.run(from_index)
         for record in records:
             state.feed(last.header.number, record)
+        state.settle()
         cut = self._make_tail_durable(last, records, reader.offset, remains_end)
         replay = Replay(last.header.metadata, state.hard_state, state.snapshot, state.entries, cut)
         state.entries, state.keep_after = [], None
@@ -301,6 +272,7 @@ class Opening:
         first = doubted[0]
         for record in records[: len(records) - len(doubted)]:
             state.feed(last.number, record)
+        state.settle()
         number = last.number + 1
         making = self._next(number)
         path, descriptor = making.take()
@@ -310,18 +282,17 @@ class Opening:
             state.hard_state, state.snapshot = last.hard_state, last.snapshot
             next_index = last.next_index
         header = encode_header(number, last.metadata, next_index, state.hard_state, state.snapshot)
-        bodies = [(int(RecordType.SEGMENT), header)]
-        bodies += [(r.type, bytes(r.body)) for r in doubted if r.type != RecordType.SEGMENT]
+        bodies = [header]
+        bodies += [
+            Body(r.type, r.flags, r.first, r.entry_count, bytes(r.body))
+            for r in doubted
+            if r.type != RecordType.SEGMENT
+        ]
         parts: list[bytes] = []
         previous = first.previous
-        for place, (record_type, body) in enumerate(bodies):
+        for place, body in enumerate(bodies):
             written, previous = encode_record(
-                record_type,
-                body,
-                seed=seed,
-                sequence=sequence + place,
-                synced=sequence,
-                previous=previous,
+                body, seed=seed, sequence=sequence + place, doubted=place, previous=previous
             )
             parts += written
         self._publish(path, descriptor, segment_name(number, next_index), b"".join(parts))
@@ -360,9 +331,21 @@ class Opening:
             self._files.close(found.descriptor)
 
 
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Keep the cyclic garbage collector from walking a growing heap that has no cycles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def _doubted(records: list[Record]) -> list[Record]:
     """Return the records at the end that no record proves durable; at least the last one."""
-    durable = max(record.synced for record in records)
+    durable = max(record.sequence - record.doubted for record in records)
     return [record for record in records if record.sequence >= durable]
 
 

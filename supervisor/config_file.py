@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
 from supervisor.command_line import Settings
 from supervisor.errors import ConfigError
 from supervisor.flags import SETTINGS, Flag, Kind, Value
@@ -44,6 +42,8 @@ def read_config_file(path: str) -> Settings:
         text = Path(path).read_bytes()
     except OSError as error:
         raise ConfigError(f"open {path}: {(error.strerror or str(error)).lower()}") from None
+    import yaml  # here, because most members have no file to read
+
     try:
         document = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from supervisor.errors import ConfigError
-from supervisor.go_syntax import HOUR, SECOND, parse_duration
+from supervisor.go_syntax import HOUR, SECOND, duration_complaint, parse_duration
 from supervisor.urls import Url, parse_initial_cluster, parse_url, split_host_port
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _retention(mode: str, text: str) -> tuple[float, int]:
             nanoseconds = number = parse_duration(text)
     except ValueError:
         raise ConfigError.at_start(
-            f'error parsing CompactionRetention: time: invalid duration "{text}"'
+            f"error parsing CompactionRetention: {duration_complaint(text)}"
         ) from None
     return (nanoseconds / SECOND, 0) if mode == "periodic" else (0.0, number)
 

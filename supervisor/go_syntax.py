@@ -96,6 +96,24 @@ def parse_duration(text: str) -> int:
     return -total if text.startswith("-") else total
 
 
+def duration_complaint(text: str) -> str:
+    """Return what time.ParseDuration says about a text that `parse_duration` refuses."""
+    shown = quote(text)
+    rest = text[1:] if text[:1] in ("+", "-") else text
+    while term := _TERM.match(rest):
+        rest = rest[term.end() :]
+    number = re.match(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+", rest)
+    if number is None:
+        return f"time: invalid duration {shown}"
+    unit = re.match(r"[^0-9.]*", rest[number.end() :])
+    assert unit is not None
+    if not unit[0]:
+        return f"time: missing unit in duration {shown}"
+    if unit[0] in _UNITS:
+        return f"time: invalid duration {shown}"  # too long for 64 bits
+    return f"time: unknown unit {quote(unit[0])} in duration {shown}"
+
+
 def format_duration(nanoseconds: int) -> str:
     """Print nanoseconds as Go's Duration.String does: `1h0m0s`, `1.5s`, `300ms`, `0s`."""
     sign = "-" if nanoseconds < 0 else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from kv.version import VERSION
@@ -59,6 +58,9 @@ def _gates() -> list[str]:
 
 def package_version() -> str:
     """Return the version of trouped itself."""
+    # Not at the top: a start without --version would pay 15 ms for it.
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("trouped")
     except PackageNotFoundError:  # run from a source tree that nobody installed

@@ -61,7 +61,8 @@ def _check_logging(config: Config) -> None:
     if config.enable_log_rotation:
         _check_log_rotation(config)
     if config.log_level.lower() not in LOG_LEVELS:
-        raise ConfigError(f"unrecognized level: {quote(config.log_level)}")
+        # etcd panics here, which is exit code 2 too
+        raise ConfigError.plain(f"unrecognized level: {quote(config.log_level)}\n", 2)
     if config.log_format not in ("", "json", "console"):
         raise ConfigError(
             f"unknown log format: {config.log_format}, supported values json, console"

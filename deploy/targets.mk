@@ -1,0 +1,17 @@
+PYTHON_IMAGE ?= python:3.11-slim
+IMAGE ?= trouped:latest
+
+.PHONY: image wheelhouse up down
+
+image:          ## the container image; uses ./wheelhouse when there is one
+	docker build --build-arg PYTHON_IMAGE=$(PYTHON_IMAGE) -t $(IMAGE) .
+
+wheelhouse:     ## wheels of everything the image needs, for a build without a network
+	$(PYTHON) -m pip wheel --wheel-dir=wheelhouse . 'setuptools>=68' wheel
+	rm -f wheelhouse/trouped-*.whl
+
+up:             ## one member in a container
+	docker compose up --detach --build --wait
+
+down:
+	docker compose down

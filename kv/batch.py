@@ -1,0 +1,78 @@
+"""A raft entry's data: one batch of requests as one gateway sent it.
+
+The cost of consensus is paid per batch, so a batch is columns: a byte per request that says what
+it is, and the client's own bytes. Request number i has the id `first_id + i`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+import msgpack
+
+from raft.message import message
+
+
+class Op(IntEnum):
+    """What a request is. Append-only: numbers are in the logs of living clusters."""
+
+    OPEN_SESSION = 1
+    """msgpack (member id, slot): open the batch's session."""
+    PUT = 2
+    """PutRequest."""
+    DELETE_RANGE = 3
+    """DeleteRangeRequest."""
+    TXN = 4
+    """TxnRequest."""
+    COMPACT = 5
+    """CompactionRequest."""
+    MEMBER_ATTRIBUTES = 6
+    """msgpack (member id, name, client URLs): what a member publishes of itself."""
+    CLUSTER_VERSION = 7
+    """UTF-8 text such as 3.7.0."""
+    ALARM = 8
+    """AlarmRequest."""
+
+
+class BatchDecodeError(ValueError):
+    """The data of an entry is not a batch."""
+
+
+@message
+class Batch:
+    """A decoded batch.
+
+    Invariant: one byte of `ops` for each request. `session` 0 is a proposer whose requests are
+    idempotent by content; it is never deduplicated. Every request of the session with an id below
+    `mark` has been answered. A batch without requests only moves the mark.
+    """
+
+    session: int
+    mark: int
+    first_id: int
+    ops: bytes
+    requests: list[bytes]
+
+
+def encode_batch(
+    session: int, mark: int, first_id: int, ops: bytes, requests: Sequence[bytes]
+) -> bytes:
+    """Return the data of an entry. See Batch for the fields."""
+    assert len(ops) == len(requests), f"{len(ops)} ops for {len(requests)} requests"
+    data: bytes = msgpack.packb((session, mark, first_id, ops, requests))
+    return data
+
+
+def decode_batch(data: bytes) -> Batch:
+    """Return the batch that an entry carries; fields of a newer version are passed over.
+
+    Raises BatchDecodeError.
+    """
+    try:
+        session, mark, first_id, ops, requests = msgpack.unpackb(data)[:5]
+        if len(ops) != len(requests):
+            raise BatchDecodeError(f"{len(ops)} ops for {len(requests)} requests")
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise BatchDecodeError(f"not a batch: {error}") from error
+    return Batch(session, mark, first_id, ops, requests)

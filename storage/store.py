@@ -1,0 +1,304 @@
+"""The state machine's store in SQLite: the only writer of the database.
+
+One transaction per batch of entries: BEGIN IMMEDIATE ... COMMIT. Nothing is held in memory that
+grows with the number of keys; opening reads a handful of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import apsw
+import msgpack
+
+from kv.cluster import Member
+from kv.store import HistoryRow, KeptResults, Latest, Progress, Result, Session, State
+from raft.state import ConfState
+from storage.database import BUSY_MILLISECONDS
+from storage.queries import Queries
+from storage.schema import signed, unsigned
+
+_INSERT_HISTORY: Final = "INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?)"
+_INSERT_KEY: Final = "INSERT INTO key VALUES (?, ?, ?, ?, ?)"
+_UPSERT_KEY: Final = (
+    "INSERT INTO key VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET id = excluded.id, "
+    "create_revision = excluded.create_revision, version = excluded.version, lease = excluded.lease"
+)
+_PROGRESS: Final = (
+    "UPDATE progress SET applied_index = ?, applied_term = ?, revision = ?, "
+    "compact_revision = ?, hash = ? WHERE one = 1"
+)
+_UPSERT_SESSION: Final = (
+    "INSERT INTO sessions (id, member_id, slot, mark, highest, closed) VALUES (?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (id) DO UPDATE SET "
+    "mark = excluded.mark, highest = excluded.highest, closed = excluded.closed"
+)
+
+
+class SqliteStore(Queries):
+    """Implements kv.store.Store on the writer's connection."""
+
+    __slots__ = ("_connection", "_frames", "executemany")
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        super().__init__(connection)
+        self._connection = connection
+        self.executemany: Callable[..., Any] = connection.executemany
+        self._frames = 0
+        connection.set_wal_hook(self._committed)
+
+    def _committed(self, connection: apsw.Connection, name: str, frames: int) -> int:
+        self._frames = frames
+        return apsw.SQLITE_OK
+
+    def total_changes(self) -> int:
+        """Return how many rows this connection has changed so far."""
+        return self._connection.total_changes()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    # --- transactions -----------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """See Store."""
+        self.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        """See Store. Raises DiskFullError."""
+        self.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """See Store. Some errors have rolled back already."""
+        if self._connection.in_transaction:
+            self.execute("ROLLBACK")
+
+    # --- the database's own log -------------------------------------------------------------------
+
+    def wal_frames(self) -> int:
+        """Return the length of the -wal file in pages, as of the last commit."""
+        return self._frames
+
+    def restart_wal(self) -> bool:
+        """Have the next commit write to the start of the -wal; False if a reader is in the way.
+
+        What no checkpoint has copied yet is copied first, so the caller sees to it that it is
+        little (RULES C2).
+        """
+        self._connection.set_busy_timeout(0)
+        try:
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+        except apsw.BusyError:
+            return False
+        finally:
+            self._connection.set_busy_timeout(BUSY_MILLISECONDS)
+        self._frames = 0
+        return True
+
+    # --- state ------------------------------------------------------------------------------------
+
+    def load(self) -> State:
+        """See Store."""
+        return load_state(self)
+
+    def save_progress(self, progress: Progress) -> None:
+        """See Store."""
+        self.execute(
+            _PROGRESS,
+            (
+                progress.applied_index,
+                progress.applied_term,
+                progress.revision,
+                progress.compact_revision,
+                progress.hash,
+            ),
+        )
+
+    def write(self, history: list[HistoryRow], latest: dict[bytes, Latest]) -> None:
+        """See Store."""
+        self.executemany(_INSERT_HISTORY, history)
+        self.executemany(_UPSERT_KEY, [(key, *row) for key, row in latest.items()])
+
+    def save_conf_state(self, conf_state: ConfState) -> None:
+        """See Store."""
+        self.set_meta(
+            "conf_state",
+            msgpack.packb(
+                (
+                    conf_state.voters,
+                    conf_state.learners,
+                    conf_state.voters_outgoing,
+                    conf_state.learners_next,
+                    conf_state.auto_leave,
+                )
+            ),
+        )
+
+    def save_cluster_version(self, version: str) -> None:
+        """See Store."""
+        self.set_meta("cluster_version", version)
+
+    def set_meta(self, name: str, value: bytes | str | int) -> None:
+        """Set a value of the meta table."""
+        self.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+    def save_member(self, member: Member) -> None:
+        """See Store."""
+        self.execute(
+            "INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?)",
+            (
+                signed(member.id),
+                member.name,
+                msgpack.packb(member.peer_urls),
+                msgpack.packb(member.client_urls),
+                member.is_learner,
+            ),
+        )
+
+    def delete_member(self, member_id: int) -> None:
+        """See Store."""
+        self.execute("DELETE FROM members WHERE id = ?", (signed(member_id),))
+
+    def save_alarms(self, alarms: Iterable[tuple[int, int]]) -> None:
+        """See Store."""
+        self.execute("DELETE FROM alarms")
+        self.executemany(
+            "INSERT INTO alarms VALUES (?, ?)", [(signed(m), alarm) for m, alarm in alarms]
+        )
+
+    # --- sessions ---------------------------------------------------------------------------------
+
+    def save_session(self, session: Session) -> None:
+        """See Store."""
+        name = signed(session.id)
+        self.execute(
+            _UPSERT_SESSION,
+            (
+                name,
+                signed(session.member_id),
+                session.slot,
+                session.mark,
+                session.highest,
+                session.closed,
+            ),
+        )
+        if session.closed:
+            self.execute("DELETE FROM session_results WHERE session = ?", (name,))
+        else:
+            self.execute(
+                "DELETE FROM session_results WHERE session = ? AND last_id < ?",
+                (name, session.mark),
+            )
+
+    def delete_session(self, session_id: int) -> None:
+        """See Store."""
+        self.execute("DELETE FROM sessions WHERE id = ?", (signed(session_id),))
+        self.execute("DELETE FROM session_results WHERE session = ?", (signed(session_id),))
+
+    def add_results(self, session_id: int, index: int, results: KeptResults) -> None:
+        """See Store."""
+        first_id = min(first for first, _ in results)
+        last_id = max(first + len(run) - 1 for first, run in results)
+        self.execute(
+            "INSERT INTO session_results VALUES (?, ?, ?, ?, ?)",
+            (signed(session_id), index, first_id, last_id, msgpack.packb(results)),
+        )
+
+    def results(self, session_id: int, first_id: int, last_id: int) -> dict[int, Result]:
+        """See Store."""
+        return kept_results(self, session_id, first_id, last_id)
+
+    def pruned_to(self) -> int:
+        """Return the compact revision up to which history has been pruned; -1 for none."""
+        return meta(self, "pruned_to", -1)
+
+
+def meta(queries: Queries, name: str, default: int) -> int:
+    """Return an integer of the meta table."""
+    for (value,) in queries.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchall():
+        number: int = value
+        return number
+    return default
+
+
+def load_conf_state(queries: Queries) -> ConfState:
+    """Return raft's configuration."""
+    statement = "SELECT value FROM meta WHERE name = 'conf_state'"
+    for (value,) in queries.execute(statement).fetchall():
+        voters, learners, outgoing, following, auto_leave = msgpack.unpackb(value)
+        return ConfState(
+            tuple(voters), tuple(learners), tuple(outgoing), tuple(following), auto_leave
+        )
+    return ConfState()
+
+
+def load_cluster_version(queries: Queries) -> str | None:
+    """Return the decided version of the cluster."""
+    statement = "SELECT value FROM meta WHERE name = 'cluster_version'"
+    for (value,) in queries.execute(statement).fetchall():
+        return str(value)
+    return None
+
+
+def load_members(queries: Queries) -> list[Member]:
+    """Return the members by id."""
+    members = [
+        Member(
+            unsigned(row),
+            name,
+            tuple(msgpack.unpackb(peer_urls)),
+            tuple(msgpack.unpackb(client_urls)),
+            bool(is_learner),
+        )
+        for row, name, peer_urls, client_urls, is_learner in queries.execute(
+            "SELECT id, name, peer_urls, client_urls, is_learner FROM members"
+        ).fetchall()
+    ]
+    return sorted(members, key=lambda member: member.id)
+
+
+def load_alarms(queries: Queries) -> list[tuple[int, int]]:
+    """Return (member id, alarm type) of every raised alarm."""
+    rows = queries.execute("SELECT member_id, alarm FROM alarms").fetchall()
+    return sorted((unsigned(member_id), alarm) for member_id, alarm in rows)
+
+
+def load_state(queries: Queries) -> State:
+    """Return everything but the keys."""
+    ((progress),) = queries.execute(
+        "SELECT applied_index, applied_term, revision, compact_revision, hash FROM progress"
+    ).fetchall()
+    sessions = queries.execute(
+        "SELECT id, member_id, slot, mark, highest, closed FROM sessions ORDER BY place"
+    ).fetchall()
+    return State(
+        Progress(*progress),
+        load_conf_state(queries),
+        load_cluster_version(queries),
+        {member.id: member for member in load_members(queries)},
+        set(load_alarms(queries)),
+        {
+            unsigned(row): Session(
+                unsigned(row), unsigned(member_id), slot, mark, highest, bool(closed)
+            )
+            for row, member_id, slot, mark, highest, closed in sessions
+        },
+    )
+
+
+def kept_results(
+    queries: Queries, session_id: int, first_id: int, last_id: int
+) -> dict[int, Result]:
+    """Return the kept results of a session with ids in [first_id, last_id]."""
+    found: dict[int, Result] = {}
+    for (packed,) in queries.execute(
+        "SELECT results FROM session_results WHERE session = ? AND first_id <= ? AND last_id >= ?",
+        (signed(session_id), last_id, first_id),
+    ).fetchall():
+        for run_first, results in msgpack.unpackb(packed):
+            for request_id, result in enumerate(results, run_first):
+                if first_id <= request_id <= last_id:
+                    found[request_id] = result if isinstance(result, int) else tuple(result)
+    return found

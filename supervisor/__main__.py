@@ -1,0 +1,79 @@
+"""The console command `trouped`: read the flags, take the data directory, become root."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from supervisor.config import Config, parse
+from supervisor.data_directory import data_dir_warnings, is_initialized, lock_data_dir
+from supervisor.errors import ConfigError, HelpRequested, StartError, VersionRequested
+from supervisor.listen import BoundSocket, bind_urls
+from supervisor.logs import LogSink, fatal
+from supervisor.member import serve
+from supervisor.run_directory import remove_run_directory, run_directory
+from supervisor.validation import check_bootstrap
+
+
+def main() -> None:
+    """Run a member; the exit code is etcd's where etcd has one."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: list[str]) -> int:
+    """Run a member with these arguments until it is stopped; return the exit code."""
+    try:
+        config = parse(argv, os.environ)
+    except (HelpRequested, VersionRequested) as request:
+        print(request)  # noqa: T201 - what was asked for
+        return 0
+    except ConfigError as error:
+        return _refused(error)
+    try:
+        sink = LogSink(
+            level=config.log_level, log_format=config.log_format, outputs=config.log_outputs
+        )
+    except StartError as error:
+        fatal(str(error))
+        return 1
+    try:
+        return start(config, sink)
+    except (StartError, ConfigError) as error:
+        sink.log("fatal", "cannot start", error=str(error))
+        return 1
+
+
+def _refused(error: ConfigError) -> int:
+    if error.level:
+        sink = LogSink(level="info", log_format="json", outputs=("stderr",))
+        sink.log(error.level, error.msg, **error.fields)
+    else:
+        fatal(str(error))
+    return error.exit_code
+
+
+def start(config: Config, sink: LogSink) -> int:
+    """Take what the member needs from the machine, then be root. Raises StartError, ConfigError."""
+    for level, lines in (("info", config.notes), ("warn", config.warnings)):
+        for msg, found in lines:
+            sink.log(level, msg, **found)
+    initialized = is_initialized(config.wal_directory)
+    if not initialized:
+        check_bootstrap(config)
+    lock_fd = lock_data_dir(config.data_dir)
+    for msg, found in data_dir_warnings(config.data_dir):
+        sink.log("warn", msg, **found)
+    bound: list[BoundSocket] = bind_urls(
+        config.listen_client_urls,
+        reuse_port=config.socket_reuse_port,
+        reuse_address=config.socket_reuse_address,
+    )
+    run_dir = run_directory(config, os.environ)
+    try:
+        return serve(config, sink, lock_fd, bound, run_dir, initialized=initialized)
+    finally:
+        remove_run_directory(run_dir)
+
+
+if __name__ == "__main__":
+    main()

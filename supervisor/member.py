@@ -1,0 +1,157 @@
+"""From a configuration and what was taken from the machine to a running root."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from actors.base import FLUSH_TAG, TICK_TAG
+from actors.wire import WIRE
+from control.observe import BOARD_FILE, INFO_FILE
+from kv.version import VERSION
+from supervisor.config import Config
+from supervisor.go_syntax import SECOND, format_duration
+from supervisor.listen import BoundSocket
+from supervisor.logs import LogSink
+from supervisor.process import become_subreaper
+from supervisor.root import RootActor, Surroundings
+from supervisor.spec import ChildSpec
+from supervisor.tree import children
+from supervisor.urls import Url
+from transport.counters import Board
+
+
+def serve(
+    config: Config,
+    sink: LogSink,
+    lock_fd: int,
+    bound: list[BoundSocket],
+    run_dir: Path,
+    *,
+    initialized: bool,
+) -> int:
+    """Be root until the member has stopped; return the exit code."""
+    specs = children(config.gateways)
+    board = Board(run_dir / BOARD_FILE, create=["root", *(spec.name for spec in specs)])
+    become_subreaper()
+    log_read_fd, log_write_fd = os.pipe()
+    os.set_blocking(log_write_fd, False)
+    data_dir = Path(config.data_dir).absolute()
+    write_info(
+        run_dir,
+        specs,
+        name=config.name,
+        data_dir=data_dir,
+        client_urls=[url for entry in bound for url in served_urls(entry)],
+    )
+    sink.log("info", "starting an etcd server", **summary(config, initialized), run_dir=run_dir)
+    around = Surroundings(
+        run_dir=run_dir,
+        data_dir=data_dir,
+        member_name=config.name,
+        config=config.to_dict(),
+        sockets={"client": [entry.socket.fileno() for entry in bound]},
+        lock_fd=lock_fd,
+        log_read_fd=log_read_fd,
+        log_write_fd=log_write_fd,
+        stuck_detection=config.stuck_detection,
+    )
+    root = RootActor(specs, around, board, sink)
+    root.serve()
+    if root.failure is not None:
+        raise root.failure
+    return root.exit_code
+
+
+def served_urls(entry: BoundSocket) -> list[str]:
+    """Return the URLs of a socket, with the port it really has."""
+    if entry.urls[0].is_unix:
+        path = Path(entry.address).absolute()
+        return [f"{url.scheme}://{path}" for url in entry.urls]
+    return [f"{url.scheme}://{entry.address}" for url in entry.urls]
+
+
+def write_info(
+    run_dir: Path,
+    specs: Iterable[ChildSpec],
+    *,
+    name: str,
+    data_dir: Path,
+    client_urls: list[str],
+) -> None:
+    """Write what troupectl wants to know even when root does not answer."""
+    info = {
+        "name": name,
+        "data_dir": str(data_dir),
+        "pid": os.getpid(),
+        "client_urls": client_urls,
+        "metrics_urls": [],
+        "tags": {tag: cls.__name__ for tag, cls in WIRE.items()}
+        | {FLUSH_TAG: "Flush", TICK_TAG: "Tick"},
+        "children": [
+            {
+                "name": spec.name,
+                "restart": spec.restart,
+                "allowed": spec.restarts,
+                "period": spec.period,
+                "reason": spec.reason,
+            }
+            for spec in specs
+        ],
+    }
+    (run_dir / INFO_FILE).write_text(json.dumps(info))
+
+
+def summary(config: Config, initialized: bool) -> dict[str, Any]:
+    """Return the fields of `starting an etcd server`, under etcd's names."""
+    heartbeat_ms, election_ms = config.heartbeat_interval_ms, config.election_timeout_ms
+    cpus = os.cpu_count()
+    return {
+        "etcd-version": VERSION,
+        "python-version": platform.python_version(),
+        "go-os": platform.system().lower(),
+        "go-arch": platform.machine(),
+        "max-cpu-set": len(os.sched_getaffinity(0)),
+        "max-cpu-available": cpus,
+        "gateways": config.gateways,
+        "member-initialized": initialized,
+        "name": config.name,
+        "data-dir": config.data_dir,
+        "wal-dir": config.wal_dir,
+        "member-dir": str(config.member_dir),
+        "force-new-cluster": config.force_new_cluster,
+        "heartbeat-interval": _milliseconds(heartbeat_ms),
+        "election-timeout": _milliseconds(election_ms),
+        "initial-election-tick-advance": config.initial_election_tick_advance,
+        "snapshot-count": config.snapshot_count,
+        "max-wals": config.max_wals,
+        "snapshot-catchup-entries": config.snapshot_catchup_entries,
+        "initial-advertise-peer-urls": _texts(config.initial_advertise_peer_urls),
+        "listen-peer-urls": _texts(config.listen_peer_urls),
+        "advertise-client-urls": _texts(config.advertise_client_urls),
+        "listen-client-urls": _texts(config.listen_client_urls),
+        "listen-metrics-urls": _texts(config.listen_metrics_urls),
+        "cors": list(config.cors),
+        "host-whitelist": list(config.host_whitelist),
+        "initial-cluster": "" if initialized else config.initial_cluster_text,
+        "initial-cluster-state": config.initial_cluster_state,
+        "initial-cluster-token": config.initial_cluster_token,
+        "quota-backend-bytes": config.quota_backend_bytes,
+        "max-request-bytes": config.max_request_bytes,
+        "max-concurrent-streams": config.max_concurrent_streams,
+        "pre-vote": config.pre_vote,
+        "auto-compaction-mode": config.auto_compaction_mode,
+        "auto-compaction-retention": config.auto_compaction_retention,
+    }
+
+
+def _milliseconds(count: int) -> str:
+    return format_duration(count * SECOND // 1000)
+
+
+def _texts(urls: Iterable[Url]) -> list[str]:
+    return [str(url) for url in urls]

@@ -1,0 +1,90 @@
+"""The supervision tree as data: who runs, how he is restarted, and why he stands here.
+
+Start order is the order of the list, stop order its reverse; the gateways, which drain their
+clients, are asked to stop before all others. All children are started at once: whoever comes up
+first repeats its Hello until the others answer.
+
+What may take long without being stuck is a table here too (seconds by wire tag; FLUSH_TAG is the
+end of a batch, where disks are waited for). Whatever isn't named has the child's `stuck_after`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from actors.base import FLUSH_TAG, TICK_TAG
+from actors.messages import Apply, Prune
+from actors.wire import WIRE
+from supervisor.spec import ChildSpec
+
+_TAGS: Final = {cls: tag for tag, cls in WIRE.items()}
+APPLIER_ALLOWANCES: Final = {
+    _TAGS[Apply]: 15.0,
+    _TAGS[Prune]: 15.0,
+    FLUSH_TAG: 15.0,
+}
+
+
+def children(gateways: int) -> tuple[ChildSpec, ...]:
+    """Return the children of a member with so many gateways."""
+    return (
+        ChildSpec(
+            name="transport",
+            module="actors.transport",
+            exit_code=86,
+            reason="first up, last down: raft must be able to speak while the others come and go",
+            oom_score_adj=100,
+        ),
+        ChildSpec(
+            name="applier",
+            module="actors.applier",
+            exit_code=82,
+            reason="the only writer of the database; one transaction may be long",
+            allowances=APPLIER_ALLOWANCES,
+            keeps_lock=True,
+        ),
+        ChildSpec(
+            name="raft-node",
+            module="actors.raft_node",
+            exit_code=81,
+            reason="owns the log; a slow disk may hold up one fdatasync",
+            allowances={FLUSH_TAG: 10.0, TICK_TAG: 10.0},
+            keeps_lock=True,
+        ),
+        ChildSpec(
+            name="lessor",
+            module="actors.lessor",
+            exit_code=83,
+            reason="lease clocks only; state is in the database",
+            oom_score_adj=100,
+        ),
+        ChildSpec(
+            name="compactor",
+            module="actors.compactor",
+            exit_code=84,
+            reason="paces background work; a half-done job is taken up again",
+            oom_score_adj=200,
+        ),
+        ChildSpec(
+            name="snapshotter",
+            module="actors.snapshotter",
+            exit_code=85,
+            reason="background disk work: it yields to all others, and one checkpoint may be long",
+            allowances={TICK_TAG: 120.0},
+            oom_score_adj=300,
+            nice=10,
+        ),
+        *(
+            ChildSpec(
+                name=f"gateway-{slot}",
+                module="actors.gateway",
+                exit_code=87,
+                reason="holds clients' memory: the first to go when there is none left",
+                oom_score_adj=500,
+                listens=True,
+                drains_first=True,
+                shutdown=0.9,
+            )
+            for slot in range(gateways)
+        ),
+    )

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from actors.messages import Propose
+from actors.proposals import BATCH_REQUESTS_MAX, CREDIT_REQUESTS, Proposals
+from kv.batch import Batch, Op, decode_batch
+from kv.errors import COMPACTED, SESSION_CLOSED, TIMEOUT, Status
+
+SESSION = 77
+
+
+class Asker:
+    """Waits for one result."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.outcomes: list[Any] = []
+
+    def answered(self, revision: int, body: bytes) -> None:
+        self.outcomes.append((revision, body))
+
+    def fail(self, status: Status) -> None:
+        self.closed = True
+        self.outcomes.append(status)
+
+
+class Wire:
+    """Takes what is proposed."""
+
+    def __init__(self) -> None:
+        self.sent: list[Propose] = []
+
+    def __call__(self, message: Propose) -> bool:
+        self.sent.append(message)
+        return True
+
+    def batches(self) -> list[Batch]:
+        return [decode_batch(message.batch) for message in self.sent]
+
+
+@pytest.fixture
+def wire() -> Wire:
+    return Wire()
+
+
+@pytest.fixture
+def proposals(wire: Wire) -> Proposals:
+    made = Proposals(SESSION, wire, lambda asker, r, b: asker.answered(r, b), timeout=7.0)
+    made.open = True
+    return made
+
+
+def put_all(proposals: Proposals, count: int) -> list[Asker]:
+    askers = [Asker() for _ in range(count)]
+    for number, asker in enumerate(askers):
+        proposals.add(Op.PUT, b"put %d" % number, asker)
+    return askers
+
+
+def test_everything_of_a_turn_is_one_message(proposals: Proposals, wire: Wire) -> None:
+    put_all(proposals, 10)
+
+    proposals.flush(0.0)
+
+    assert [message.count for message in wire.sent] == [10]
+    assert wire.batches()[0].requests == [b"put %d" % n for n in range(10)]
+    assert wire.batches()[0].first_id == 1
+
+
+def test_results_reach_those_who_asked_in_order(proposals: Proposals) -> None:
+    askers = put_all(proposals, 3)
+    proposals.flush(0.0)
+
+    proposals.applied(1, [2, [3, b"body"], -COMPACTED.number])
+
+    assert [asker.outcomes for asker in askers] == [[(2, b"")], [(3, b"body")], [COMPACTED]]
+
+
+def test_a_copy_of_an_answer_is_ignored(proposals: Proposals) -> None:
+    (asker,) = put_all(proposals, 1)
+    proposals.flush(0.0)
+    proposals.applied(1, [2])
+
+    proposals.applied(1, [2])
+
+    assert asker.outcomes == [(2, b"")]
+
+
+def test_nothing_is_proposed_before_the_session_is_open(proposals: Proposals, wire: Wire) -> None:
+    proposals.open = False
+    put_all(proposals, 1)
+
+    proposals.flush(0.0)
+
+    assert wire.sent == []
+
+
+def test_the_credit_bounds_what_is_outstanding(proposals: Proposals, wire: Wire) -> None:
+    put_all(proposals, CREDIT_REQUESTS + 10)
+
+    proposals.flush(0.0)
+    outstanding = sum(message.count for message in wire.sent)
+    proposals.applied(1, [2] * BATCH_REQUESTS_MAX)
+    proposals.flush(0.0)
+
+    assert outstanding == CREDIT_REQUESTS
+    assert wire.sent[-1].count == 10
+
+
+def test_a_request_nobody_waits_for_is_not_proposed(proposals: Proposals, wire: Wire) -> None:
+    first, second = put_all(proposals, 2)
+    first.closed = True
+
+    proposals.flush(0.0)
+
+    assert wire.batches()[0].requests == [b"put 1"]
+    proposals.applied(1, [5])
+    assert second.outcomes == [(5, b"")]
+
+
+def test_a_retry_is_the_same_batch_under_the_same_number(proposals: Proposals, wire: Wire) -> None:
+    put_all(proposals, 2)
+    proposals.flush(0.0)
+
+    assert proposals.late(0.4) == []
+    due = proposals.late(0.6)
+    proposals.retry(due[0][0], 0.6)
+
+    assert due == [(1, 2)]
+    assert wire.sent[1] == wire.sent[0]
+
+
+def test_retries_become_rarer(proposals: Proposals) -> None:
+    put_all(proposals, 1)
+    proposals.flush(0.0)
+
+    times = [t / 10 for t in range(60) if proposals.late(t / 10)]
+
+    assert times == [0.5, 1.5, 3.5]
+
+
+def test_a_call_past_its_timeout_is_told_but_the_batch_stays(proposals: Proposals) -> None:
+    (asker,) = put_all(proposals, 1)
+    proposals.flush(0.0)
+
+    proposals.late(7.0)
+
+    assert asker.outcomes == [TIMEOUT]
+    assert list(proposals.unanswered()) == [(1, 1)]
+
+
+def test_the_mark_is_the_lowest_number_not_answered(proposals: Proposals, wire: Wire) -> None:
+    put_all(proposals, 1)
+    proposals.flush(0.0)
+    put_all(proposals, 1)
+    proposals.flush(0.0)
+    proposals.applied(1, [2])
+
+    put_all(proposals, 1)
+    proposals.flush(0.0)
+
+    assert [batch.mark for batch in wire.batches()] == [1, 1, 2]
+
+
+def test_an_idle_session_tells_its_mark_once(proposals: Proposals, wire: Wire) -> None:
+    put_all(proposals, 1)
+    proposals.flush(0.0)
+    proposals.applied(1, [2])
+
+    for tenth in range(40):
+        proposals.tell_mark(tenth / 10)
+
+    assert len(wire.sent) == 2
+    assert wire.batches()[1].mark == 2
+    assert wire.batches()[1].requests == []
+
+
+def test_a_new_raft_node_is_sent_everything_unanswered_in_order(
+    proposals: Proposals, wire: Wire
+) -> None:
+    for _ in range(3):
+        put_all(proposals, 1)
+        proposals.flush(0.0)
+    proposals.applied(2, [2])
+    wire.sent.clear()
+
+    again = proposals.propose_again(1.0)
+
+    assert again == 2
+    assert [message.first_id for message in wire.sent] == [1, 3]
+
+
+def test_closing_refuses_what_waits(proposals: Proposals) -> None:
+    (sent,) = put_all(proposals, 1)
+    proposals.flush(0.0)
+    (queued,) = put_all(proposals, 1)
+
+    proposals.close()
+
+    assert sent.outcomes == [SESSION_CLOSED]
+    assert queued.outcomes == [SESSION_CLOSED]
+    assert len(proposals) == 1 or not list(proposals.unanswered())

@@ -1,0 +1,214 @@
+"""Plays one workload against two servers and stops at the first answer that differs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, Final, Protocol
+
+from google.protobuf.message import Message
+
+from etcdpb import rpc_pb2 as pb
+from tests.client import Answer
+from tests.differential.workload import Workload
+
+PROGRESS_EVERY: Final = 5000
+STABLE_MAX: Final = 6  # up to here Go's sort is an insertion sort
+HISTORY: Final = 5  # requests shown before the one that differed
+
+
+class Server(Protocol):
+    """What answers: a client of a real member, or a fake."""
+
+    def begin(self, request: Message) -> Callable[[], Answer]: ...
+
+    def range_stream(self, request: pb.RangeRequest) -> Answer: ...
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """A difference that is no fault, and why."""
+
+    why: str
+    holds: Callable[[Message, Answer, Answer], bool]
+
+
+@dataclass
+class Outcome:
+    """What a run did: counts by request type and status, and what was allowed."""
+
+    requests: int = 0
+    kinds: dict[str, int] = field(default_factory=dict)
+    allowed: dict[str, int] = field(default_factory=dict)
+    streams: int = 0
+
+    def count(self, request: Message, answer: Answer) -> None:
+        self.requests += 1
+        status = "OK" if answer.ok else answer.text.partition(":")[2][:40].strip() or answer.code
+        kind = f"{type(request).__name__.removesuffix('Request')}: {status}"
+        self.kinds[kind] = self.kinds.get(kind, 0) + 1
+
+
+class DifferenceError(AssertionError):
+    """Two servers answered the same request differently."""
+
+
+def _without_identity(answer: Answer) -> Answer:
+    """Take out of the header what differs between clusters; nested headers hold none of it."""
+    if answer.message is None:
+        return answer
+    message = type(answer.message)()
+    message.CopyFrom(answer.message)
+    header: Any = message.header  # type: ignore[attr-defined]
+    header.ClearField("cluster_id")
+    header.ClearField("member_id")
+    header.ClearField("raft_term")
+    return Answer(answer.code, answer.text, message)
+
+
+def same(a: Answer, b: Answer) -> bool:
+    """Whether two answers are equal but for the identity of the cluster, unknown fields too."""
+    a, b = _without_identity(a), _without_identity(b)
+    if a.message is None or b.message is None:
+        return (a.code, a.text, a.message) == (b.code, b.text, b.message)
+    return a.message.SerializeToString(deterministic=True) == b.message.SerializeToString(
+        deterministic=True
+    )
+
+
+def revision_of(answer: Answer) -> int:
+    """Return the revision of an answer's header, 0 for an error."""
+    return answer.message.header.revision if answer.message is not None else 0  # type: ignore[attr-defined]
+
+
+def _sort_key(target: int) -> Callable[[Any], Any]:
+    return {
+        pb.RangeRequest.VERSION: lambda kv: kv.version,
+        pb.RangeRequest.CREATE: lambda kv: kv.create_revision,
+        pb.RangeRequest.MOD: lambda kv: kv.mod_revision,
+        pb.RangeRequest.VALUE: lambda kv: kv.value,
+    }[target]
+
+
+def same_but_for_ties(request: Message, a: Answer, b: Answer) -> bool:
+    """Whether two Ranges differ only in the order of keys that sort alike.
+
+    Go's sort (of 1.16) is not stable past 6 elements, so etcd leaves that order open.
+    """
+    if not isinstance(request, pb.RangeRequest) or request.sort_target == pb.RangeRequest.KEY:
+        return False
+    if not isinstance(a.message, pb.RangeResponse) or not isinstance(b.message, pb.RangeResponse):
+        return False
+    one, other = a.message, b.message
+    if (one.count, one.more, one.header.revision) != (
+        other.count,
+        other.more,
+        other.header.revision,
+    ) or one.count <= STABLE_MAX:
+        return False
+    key = _sort_key(request.sort_target)
+
+    def groups(kvs: Sequence[Any]) -> list[tuple[Any, list[bytes]]]:
+        return [
+            (value, sorted(kv.SerializeToString() for kv in group))
+            for value, group in groupby(kvs, key)
+        ]
+
+    ones, others = groups(one.kvs), groups(other.kvs)
+    if one.more and ones and others and len(one.kvs) == len(other.kvs):
+        # The limit may cut through the last group of equals.
+        ones[-1], others[-1] = (ones[-1][0], []), (others[-1][0], [])
+    return ones == others
+
+
+def refuses_sort_order(request: Message, a: Answer, b: Answer) -> bool:
+    """Whether A refuses a sort order that does not exist, as etcd does from 3.6 on."""
+    return (
+        isinstance(request, pb.RangeRequest)
+        and request.sort_order not in pb.RangeRequest.SortOrder.values()
+        and (a.code, a.text) == ("INVALID_ARGUMENT", "etcdserver: invalid sort option")
+    )
+
+
+ALLOWED: Final[tuple[Allowed, ...]] = (
+    Allowed("3.5.1 takes sort orders that do not exist, later ones refuse", refuses_sort_order),
+    Allowed("the order of keys that sort alike is open", same_but_for_ties),
+)
+
+
+def _stream_applies(request: Message) -> bool:
+    """Whether RangeStream takes the request: no sorting, no filters."""
+    return isinstance(request, pb.RangeRequest) and not (
+        request.sort_order
+        or request.sort_target
+        or request.min_mod_revision
+        or request.max_mod_revision
+        or request.min_create_revision
+        or request.max_create_revision
+    )
+
+
+def check_stream(server: Server, request: pb.RangeRequest, unary: Answer) -> bool:
+    """Compare RangeStream with Range of the same member; False if it has none.
+
+    Raises DifferenceError. The header's revision is the one the stream was pinned to.
+    """
+    streamed = server.range_stream(request)
+    if streamed.code == "UNIMPLEMENTED":
+        return False
+    expected = _without_identity(unary)
+    if isinstance(expected.message, pb.RangeResponse) and streamed.message is not None:
+        streamed = _without_identity(streamed)
+        streamed.message.header.CopyFrom(expected.message.header)  # type: ignore[attr-defined,union-attr]
+    if not same(streamed, expected):
+        raise DifferenceError(f"RangeStream differs from Range\n{_show(request, streamed, unary)}")
+    return True
+
+
+def _show(request: Message, a: Answer, b: Answer) -> str:
+    return (
+        f"--- request\n{type(request).__name__} {_short(request)}\n"
+        f"--- A\n{_short(a)}\n--- B\n{_short(b)}"
+    )
+
+
+def _short(thing: object) -> str:
+    text = str(thing)
+    return text if len(text) < 4000 else f"{text[:4000]}... ({len(text)} characters)"
+
+
+def compare(
+    a: Server,
+    b: Server,
+    *,
+    seed: int,
+    requests: int,
+    allowed: Sequence[Allowed] = ALLOWED,
+    progress: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Send the same requests to both, one after the other. Raises DifferenceError."""
+    workload = Workload(seed)
+    outcome = Outcome()
+    recent: list[str] = []
+    for step in range(requests):
+        request = workload.next()
+        pending_a, pending_b = a.begin(request), b.begin(request)
+        answer_a, answer_b = pending_a(), pending_b()
+        if not same(answer_a, answer_b):
+            reason = next((x.why for x in allowed if x.holds(request, answer_a, answer_b)), None)
+            if reason is None:
+                raise DifferenceError(
+                    f"step {step} of seed {seed} differs\n--- before (oldest first)\n"
+                    + "\n".join(recent)
+                    + f"\n{_show(request, answer_a, answer_b)}"
+                )
+            outcome.allowed[reason] = outcome.allowed.get(reason, 0) + 1
+        elif step % 10 == 0 and isinstance(request, pb.RangeRequest) and _stream_applies(request):
+            outcome.streams += check_stream(a, request, answer_a)
+        outcome.count(request, answer_b)
+        workload.observe(revision_of(answer_b))
+        recent = [*recent[-HISTORY + 1 :], f"{type(request).__name__} {_short(request)}"]
+        if progress and step % PROGRESS_EVERY == PROGRESS_EVERY - 1:
+            progress(step + 1)
+    return outcome

@@ -1,0 +1,611 @@
+"""The log in files of the operating system, without a crash but for those made by hand."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from raft.errors import CompactedError, UnavailableError
+from raft.state import ConfState, Entry, EntryType, HardState, SnapshotMetadata
+from storage.faults import FaultyFiles
+from storage.files import OsFiles
+from storage.recording import RecordingFiles, open_journal
+from storage.wal import Wal
+from storage.wal_errors import (
+    WalCorruptError,
+    WalMissingError,
+    WalSpaceError,
+    WalSyncError,
+    WalWriteError,
+)
+from storage.wal_replay import Replay
+
+SEGMENT_BYTES = 8 << 10
+FILES = OsFiles()
+
+
+class CountingFiles(OsFiles):
+    """Counts what is asked of the disk."""
+
+    def __init__(self) -> None:
+        self.writes = self.syncs = self.folder_syncs = 0
+
+    def pwrite(self, descriptor: int, parts: Sequence[bytes], offset: int) -> int:
+        self.writes += 1
+        return super().pwrite(descriptor, parts, offset)
+
+    def fdatasync(self, descriptor: int) -> None:
+        self.syncs += 1
+        super().fdatasync(descriptor)
+
+    def sync_directory(self, path: Path) -> None:
+        self.folder_syncs += 1
+        super().sync_directory(path)
+
+
+def create(folder: Path, files: OsFiles = FILES) -> Wal:
+    return Wal.create(folder / "wal", b"member 1", files, segment_bytes=SEGMENT_BYTES)
+
+
+def reopen(folder: Path, files: OsFiles = FILES, from_index: int = 0) -> tuple[Wal, Replay]:
+    return Wal.open(folder / "wal", files, segment_bytes=SEGMENT_BYTES, from_index=from_index)
+
+
+def entry(index: int, term: int = 1, size: int = 20) -> Entry:
+    return Entry(term, index, bytes([index % 256]) * size)
+
+
+def fill(wal: Wal, low: int, high: int, size: int = 1000) -> None:
+    """Append entries [low, high) one by one, each synced; 7 of 1000 bytes fit in a segment."""
+    for index in range(low, high):
+        wal.append([entry(index, size=size)], HardState(1, 1, index - 1))
+        wal.sync()
+
+
+def newest(folder: Path) -> Path:
+    return max((folder / "wal").glob("*.wal"))
+
+
+def overwrite(path: Path, offset: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def record_offsets(path: Path) -> list[int]:
+    """Where the records of a segment that was never recycled start."""
+    content, offsets = path.read_bytes(), []
+    place = content.find(b"TRWL")
+    while place >= 0:
+        offsets.append(place - 4)
+        place = content.find(b"TRWL", place + 1)
+    return offsets
+
+
+def test_a_new_log_is_empty_and_keeps_its_metadata(tmp_path: Path) -> None:
+    create(tmp_path).close()
+
+    wal, replay = reopen(tmp_path)
+
+    assert replay == Replay(b"member 1", HardState(), SnapshotMetadata(), [], 0)
+    assert (wal.first_index, wal.last_index) == (1, 0)
+    assert wal.segments == ["0000000000000000-0000000000000001.wal"]
+
+
+def test_create_refuses_a_folder_that_holds_a_log(tmp_path: Path) -> None:
+    create(tmp_path).close()
+
+    with pytest.raises(FileExistsError):
+        create(tmp_path)
+
+
+def test_create_starts_over_what_an_earlier_try_left(tmp_path: Path) -> None:
+    (tmp_path / "wal.tmp").mkdir()
+    (tmp_path / "wal.tmp" / "0000000000000000.next").write_bytes(b"half")
+
+    create(tmp_path).close()
+
+    assert not (tmp_path / "wal.tmp").exists()
+    assert reopen(tmp_path)[1].metadata == b"member 1"
+
+
+def test_open_without_a_log_says_so(tmp_path: Path) -> None:
+    assert not Wal.exists(tmp_path / "wal", FILES)
+    with pytest.raises(WalMissingError):
+        reopen(tmp_path)
+    (tmp_path / "wal").mkdir()
+    with pytest.raises(WalMissingError):
+        reopen(tmp_path)
+
+
+def test_entries_and_hard_state_come_back_as_they_were(tmp_path: Path) -> None:
+    wal = create(tmp_path)
+    batch = [
+        Entry(2, 1, b"", EntryType.NORMAL),
+        Entry(2, 2, b"\0" * 700, EntryType.CONF_CHANGE_V2),
+        Entry(3, 3, bytes(range(256))),
+    ]
+    wal.append(batch, HardState(3, 7, 0))
+    wal.append([Entry(3, 4, b"x" * 5000)], None)
+    wal.close()
+
+    wal, replay = reopen(tmp_path)
+
+    assert replay.entries == [*batch, Entry(3, 4, b"x" * 5000)]
+    assert replay.hard_state == HardState(3, 7, 0) == wal.hard_state
+    assert wal.entries(1, 5) == replay.entries
+    assert [wal.term(i) for i in (1, 2, 3, 4)] == [2, 2, 3, 3]
+
+
+def test_a_hard_state_alone_can_be_appended(tmp_path: Path) -> None:
+    wal = create(tmp_path)
+    wal.append([entry(1)], HardState(1, 1, 0))
+    wal.append([], HardState(5, 2, 1))
+    wal.close()
+
+    _, replay = reopen(tmp_path)
+
+    assert replay.hard_state == HardState(5, 2, 1)
+    assert replay.entries == [entry(1)]
+
+
+def test_an_append_is_one_write_and_a_sync_one_fdatasync(tmp_path: Path) -> None:
+    files = CountingFiles()
+    wal = create(tmp_path, files)
+    before = files.writes, files.syncs, files.folder_syncs
+
+    wal.append([entry(i) for i in range(1, 50)], HardState(1, 1, 0))
+    wal.sync()
+    wal.sync()
+
+    assert (files.writes, files.syncs, files.folder_syncs) == (
+        before[0] + 1,
+        before[1] + 1,
+        before[2],
+    )
+
+
+def test_a_conflicting_suffix_is_overwritten(tmp_path: Path) -> None:
+    wal = create(tmp_path)
+    wal.append([entry(i, 1) for i in range(1, 8)], HardState(1, 1, 0))
+    wal.append([entry(8, 1)], None)
+
+    wal.append([entry(5, 2), entry(6, 2)], HardState(2, 0, 4))
+
+    expected = [entry(i, 1) for i in range(1, 5)] + [entry(5, 2), entry(6, 2)]
+    assert wal.last_index == 6
+    assert wal.entries(1, 7) == expected
+    wal.close()
+    assert reopen(tmp_path)[1].entries == expected
+
+
+def test_an_append_that_leaves_a_gap_is_a_broken_invariant(tmp_path: Path) -> None:
+    wal = create(tmp_path)
+    wal.append([entry(1)], None)
+    with pytest.raises(AssertionError):
+        wal.append([entry(3)], None)
+    with pytest.raises(AssertionError):
+        wal.append([entry(2), entry(4)], None)
+    wal.close()
+    assert reopen(tmp_path)[1].entries == [entry(1)]
+
+
+def test_entries_after_the_newest_snapshot_are_in_memory_and_older_ones_on_disk(
+    tmp_path: Path,
+) -> None:
+    wal = create(tmp_path)
+    fill(wal, 1, 11, size=100)
+    snapshot = SnapshotMetadata(6, 1, ConfState((1, 2, 3), (4,), (1, 2), (9,), True))
+    wal.save_snapshot(SnapshotMetadata(2, 1))
+    wal.save_snapshot(snapshot)
+    wal.close()
+
+    wal, replay = reopen(tmp_path)
+
+    assert replay.snapshot == snapshot == wal.snapshot
+    assert replay.entries == [entry(i, size=100) for i in range(7, 11)]
+    assert wal.entries(3, 9) == [entry(i, size=100) for i in range(3, 9)]
+    wal.close()
+    assert reopen(tmp_path, from_index=9)[1].entries == [entry(10, size=100)]
+
+
+@pytest.mark.parametrize(("index", "term"), [(20, 4), (3, 4)], ids=["ahead", "conflicting"])
+def test_an_installed_snapshot_voids_the_log(tmp_path: Path, index: int, term: int) -> None:
+    wal = create(tmp_path)
+    fill(wal, 1, 6, size=10)
+
+    wal.save_snapshot(SnapshotMetadata(index, term))
+    wal.close()
+    wal, replay = reopen(tmp_path)
+    assert (replay.entries, wal.last_index) == ([], index)
+    wal.append([entry(index + 1, 4)], HardState(4, 0, index))
+
+    assert (wal.first_index, wal.last_index) == (index + 1, index + 1)
+    wal.close()
+    wal, replay = reopen(tmp_path)
+    assert replay.entries == [entry(index + 1, 4)]
+    assert wal.first_index == index + 1
+
+
+def test_entries_are_refused_outside_of_the_log_and_cut_by_size(tmp_path: Path) -> None:
+    wal = create(tmp_path)
+    wal.append([entry(i, size=100) for i in range(1, 11)], None)
+
+    assert [e.index for e in wal.entries(3, 9, 250)] == [3, 4]
+    assert [e.index for e in wal.entries(3, 9, 0)] == [3]
+    with pytest.raises(UnavailableError):
+        wal.entries(3, 12)
+    with pytest.raises(UnavailableError):
+        wal.term(11)
+    with pytest.raises(CompactedError):
+        wal.entries(0, 2)
+
+
+def test_the_log_rolls_into_new_segments_and_reads_across_them(tmp_path: Path) -> None:
+    wal = create(tmp_path)
+    fill(wal, 1, 30)
+
+    assert wal.segments[:2] == [
+        "0000000000000000-0000000000000001.wal",
+        "0000000000000001-0000000000000008.wal",
+    ]
+    expected = [entry(i, size=1000) for i in range(1, 30)]
+    assert wal.entries(1, 30) == expected
+    wal.close()
+    wal, replay = reopen(tmp_path)
+    assert replay.entries == expected == wal.entries(1, 30)
+    fill(wal, 30, 40)
+    wal.close()
+    assert len(reopen(tmp_path)[1].entries) == 39
+
+
+def test_a_roll_does_not_wait_when_the_next_segment_was_prepared(tmp_path: Path) -> None:
+    files = CountingFiles()
+    wal = create(tmp_path, files)
+    fill(wal, 1, 8)
+    slices = 1
+    while not wal.prepare_slice(1024):
+        slices += 1
+    before = files.syncs, files.folder_syncs
+
+    fill(wal, 8, 9)
+
+    assert slices == SEGMENT_BYTES // 1024
+    assert len(wal.segments) == 2
+    assert (files.syncs, files.folder_syncs) == (before[0] + 1, before[1])
+
+
+def test_a_segment_can_be_prepared_from_another_thread_while_the_log_rolls(tmp_path: Path) -> None:
+    wal = create(tmp_path)
+    done = threading.Event()
+
+    def prepare() -> None:
+        while not done.is_set():
+            wal.prepare_slice(512)
+
+    thread = threading.Thread(target=prepare)
+    thread.start()
+    fill(wal, 1, 60)
+    done.set()
+    thread.join()
+
+    wal.close()
+    assert reopen(tmp_path)[1].entries == [entry(i, size=1000) for i in range(1, 60)]
+
+
+def test_a_sync_may_run_in_another_thread_while_the_log_goes_on(tmp_path: Path) -> None:
+    wal = create(tmp_path)
+    done = threading.Event()
+
+    def sync() -> None:
+        while not done.is_set():
+            wal.sync()
+
+    thread = threading.Thread(target=sync)
+    thread.start()
+    for index in range(1, 200):
+        wal.append([entry(index, size=500)], HardState(1, 1, index - 1))
+    done.set()
+    thread.join()
+
+    wal.close()
+    _, replay = reopen(tmp_path)
+    assert replay.entries == [entry(i, size=500) for i in range(1, 200)]
+    assert replay.cut_bytes == 0
+
+
+def test_a_record_larger_than_a_segment_is_kept_whole(tmp_path: Path) -> None:
+    wal = create(tmp_path)
+    fill(wal, 1, 3)
+    wal.append([entry(3, size=5 * SEGMENT_BYTES)], None)
+    fill(wal, 4, 6)
+    wal.close()
+
+    _, replay = reopen(tmp_path)
+
+    assert [len(e.data) for e in replay.entries] == [1000, 1000, 5 * SEGMENT_BYTES, 1000, 1000]
+
+
+def test_a_rename_that_was_lost_does_not_lose_the_segment(tmp_path: Path) -> None:
+    wal = create(tmp_path)
+    fill(wal, 1, 10)
+    wal.close()
+    newest(tmp_path).rename(tmp_path / "wal" / "0000000000000001.next")
+
+    wal, replay = reopen(tmp_path)
+
+    assert len(replay.entries) == 9
+    assert wal.segments[-1] == "0000000000000001-0000000000000008.wal"
+
+
+def test_a_prepared_segment_is_used_after_a_restart(tmp_path: Path) -> None:
+    wal = create(tmp_path)
+    fill(wal, 1, 3)
+    wal.prepare()
+    wal.close()
+    files = CountingFiles()
+
+    wal, _ = reopen(tmp_path, files)
+
+    assert wal.prepare_slice(1)
+    assert (files.writes, files.syncs) == (1, 1)  # the tail alone
+    fill(wal, 3, 20)
+    wal.close()
+    assert len(reopen(tmp_path)[1].entries) == 19
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * SEGMENT_BYTES, b"\xff" * 600])
+def test_a_segment_that_was_only_begun_is_no_harm(tmp_path: Path, content: bytes) -> None:
+    wal = create(tmp_path)
+    fill(wal, 1, 5)
+    wal.close()
+    begun = tmp_path / "wal" / "0000000000000001-0000000000000005.wal"
+    begun.write_bytes(content)
+
+    wal, replay = reopen(tmp_path)
+    fill(wal, 5, 12)
+
+    assert len(replay.entries) == 4
+    wal.close()
+    assert len(reopen(tmp_path)[1].entries) == 11
+
+
+def test_a_torn_last_record_is_cut_wherever_it_was_torn(tmp_path: Path) -> None:
+    wal = create(tmp_path)
+    fill(wal, 1, 4, size=30)
+    wal.close()
+    path = newest(tmp_path)
+    good = path.read_bytes()
+    start, end = record_offsets(path)[-1], len(good.rstrip(b"\0"))
+    assert end - start > 70
+
+    for place in range(start, end):
+        path.write_bytes(good[:place] + bytes(len(good) - place))
+        wal, replay = reopen(tmp_path)
+        assert replay.entries == [entry(1, size=30), entry(2, size=30)]
+        wal.append([entry(3, 2, size=30)], None)
+        wal.close()
+        assert reopen(tmp_path)[1].entries[2:] == [entry(3, 2, size=30)]
+
+
+def test_every_single_flipped_byte_of_a_durable_record_is_reported(tmp_path: Path) -> None:
+    wal = create(tmp_path)
+    fill(wal, 1, 5, size=30)
+    wal.close()
+    path = newest(tmp_path)
+    good = path.read_bytes()
+    offsets = record_offsets(path)
+    end = offsets[2] + 48 + good[offsets[2] + 16]  # header and body of the second batch
+
+    for place in range(offsets[2], end):
+        overwrite(path, place, bytes([good[place] ^ 0x40]))
+        with pytest.raises(WalCorruptError) as caught:
+            reopen(tmp_path)
+        assert (caught.value.path, caught.value.offset) == (path, offsets[2])
+        assert str(path) in str(caught.value)
+        overwrite(path, place, good[place : place + 1])
+
+    assert len(reopen(tmp_path)[1].entries) == 4
+
+
+def test_a_hole_before_records_that_were_never_synced_is_a_torn_tail(tmp_path: Path) -> None:
+    wal = create(tmp_path)
+    fill(wal, 1, 3, size=30)
+    wal.append([entry(3, size=30)], None)
+    wal.append([entry(4, size=30)], None)
+    wal.append([entry(5, size=30)], None)
+    wal.sync()
+    wal.close()
+    path = newest(tmp_path)
+    third = record_offsets(path)[3]
+    overwrite(path, third + 60, b"\xee")
+
+    wal, replay = reopen(tmp_path)
+
+    assert [e.index for e in replay.entries] == [1, 2]
+    assert replay.cut_bytes > 2 * 78
+    assert len(record_offsets(path)) == 3
+    wal.append([entry(3, 2, size=30)], None)
+    wal.close()
+    assert [(e.index, e.term) for e in reopen(tmp_path)[1].entries][2:] == [(3, 2)]
+
+
+def test_a_bad_record_in_an_older_segment_is_reported(tmp_path: Path) -> None:
+    wal = create(tmp_path)
+    fill(wal, 1, 20)
+    wal.close()
+    path = tmp_path / "wal" / wal.segments[0]
+    last = record_offsets(path)[-1]
+    overwrite(path, last + 100, b"\xee")
+
+    with pytest.raises(WalCorruptError, match=f"{path}: bad record at offset {last}"):
+        reopen(tmp_path)
+
+
+def test_a_bad_header_of_a_segment_in_use_is_reported(tmp_path: Path) -> None:
+    wal = create(tmp_path)
+    fill(wal, 1, 20)
+    wal.close()
+    for name in wal.segments:
+        path = tmp_path / "wal" / name
+        good = path.read_bytes()
+        overwrite(path, 5, b"\xee")
+        with pytest.raises(WalCorruptError, match="bad segment header"):
+            reopen(tmp_path)
+        path.write_bytes(good)
+    assert len(reopen(tmp_path)[1].entries) == 19
+
+
+def test_a_missing_segment_is_reported(tmp_path: Path) -> None:
+    wal = create(tmp_path)
+    fill(wal, 1, 30)
+    wal.close()
+    (tmp_path / "wal" / wal.segments[1]).unlink()
+
+    with pytest.raises(WalCorruptError, match="are gone"):
+        reopen(tmp_path)
+
+    assert (tmp_path / "wal" / wal.segments[0]).exists()
+
+
+def test_release_keeps_what_the_snapshot_and_the_count_ask_for(tmp_path: Path) -> None:
+    wal = create(tmp_path)
+    fill(wal, 1, 50)
+    names = wal.segments
+
+    assert wal.release(49, keep=2) == []  # no snapshot yet
+    wal.save_snapshot(SnapshotMetadata(30, 1))
+    assert wal.release(49, keep=0) == []
+    assert wal.release(10, keep=2) == names[:1]
+    assert wal.release(49, keep=6) == []
+    assert wal.release(49, keep=2) == names[1:4]
+
+    assert wal.segments == names[4:]
+    assert wal.first_index == 29
+    with pytest.raises(CompactedError):
+        wal.entries(28, 30)
+    wal.close()
+    wal, replay = reopen(tmp_path)
+    assert [e.index for e in replay.entries] == list(range(31, 50))
+    assert wal.segments == names[4:]
+
+
+def test_a_released_segment_is_recycled_and_its_old_records_are_not_believed(
+    tmp_path: Path,
+) -> None:
+    files = CountingFiles()
+    wal = create(tmp_path, files)
+    fill(wal, 1, 22)
+    wal.save_snapshot(SnapshotMetadata(20, 1))
+    released = tmp_path / "wal" / wal.segments[0]
+    inode = released.stat().st_ino
+    assert released.name in wal.release(20, keep=1)
+    before = files.writes
+
+    wal.prepare()
+
+    assert files.writes == before
+    fill(wal, 22, 26)
+    assert newest(tmp_path).stat().st_ino == inode
+    assert newest(tmp_path).read_bytes().count(b"TRWL") > 5  # stale ones among them
+    wal.close()
+    wal, replay = reopen(tmp_path)
+    assert [e.index for e in replay.entries] == list(range(21, 26))
+    assert replay.cut_bytes == 0
+
+
+def test_a_recycled_segment_that_was_not_begun_is_used_after_a_restart(tmp_path: Path) -> None:
+    wal = create(tmp_path)
+    fill(wal, 1, 22)
+    wal.save_snapshot(SnapshotMetadata(20, 1))
+    wal.release(20, keep=1)
+    wal.prepare()
+    wal.close()
+    files = CountingFiles()
+
+    wal, _ = reopen(tmp_path, files)
+
+    assert wal.prepare_slice(1)
+    assert files.writes == 1
+    fill(wal, 22, 40)
+    wal.close()
+    assert [e.index for e in reopen(tmp_path)[1].entries] == list(range(21, 40))
+
+
+def test_a_full_disk_refuses_the_append_and_changes_nothing(tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    files = FaultyFiles(control)
+    wal = create(tmp_path, files)
+    fill(wal, 1, 8)
+    control.write_text('{"write_errno": 28}')
+
+    with pytest.raises(WalSpaceError):
+        wal.append([entry(8, size=1000)], None)
+    with pytest.raises(WalSpaceError):
+        wal.prepare()
+
+    assert wal.last_index == 7
+    control.unlink()
+    fill(wal, 8, 10)
+    wal.close()
+    assert len(reopen(tmp_path)[1].entries) == 9
+
+
+def test_after_an_error_of_the_disk_the_log_refuses_everything(tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    for order, error in (("write_errno", WalWriteError), ("sync_errno", WalSyncError)):
+        folder = tmp_path / order
+        folder.mkdir()
+        wal = create(folder, FaultyFiles(control))
+        fill(wal, 1, 3, size=10)
+        control.write_text(f'{{"{order}": 5}}')
+        with pytest.raises(error):
+            fill(wal, 3, 4, size=10)
+        control.unlink()
+
+        refused: list[Callable[[], object]] = [
+            partial(wal.append, [entry(wal.last_index + 1)], None),
+            wal.sync,
+            partial(wal.save_snapshot, SnapshotMetadata(1, 1)),
+            partial(wal.release, 1, 1),
+        ]
+        for call in refused:
+            with pytest.raises(error):
+                call()
+
+        wal.close()
+        _, replay = reopen(folder)
+        assert [e.index for e in replay.entries][:2] == [1, 2]
+
+
+def test_a_sync_that_fails_again_while_opening_leaves_the_marker(tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    wal = create(tmp_path)
+    fill(wal, 1, 3, size=10)
+    wal.close()
+    control.write_text('{"sync_errno": 5}')
+    with pytest.raises(WalSyncError):
+        reopen(tmp_path, FaultyFiles(control))
+    assert (tmp_path / "wal" / "sync-failed").exists()
+    with pytest.raises(WalSyncError):
+        reopen(tmp_path, FaultyFiles(control))
+    control.unlink()
+
+    wal, replay = reopen(tmp_path, FaultyFiles(control))
+
+    assert [e.index for e in replay.entries] == [1, 2]
+    assert len(wal.segments) == 2
+    assert not (tmp_path / "wal" / "sync-failed").exists()
+
+
+def test_a_recording_layer_changes_nothing(tmp_path: Path) -> None:
+    files = RecordingFiles(open_journal(tmp_path / "journal"))
+    wal = create(tmp_path, files)
+    fill(wal, 1, 20)
+    wal.close()
+
+    assert reopen(tmp_path, files)[1].entries == reopen(tmp_path)[1].entries
