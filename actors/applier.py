@@ -71,6 +71,7 @@ class Applier(Actor):
         self._commit_took = Histogram(self.board, self.name, ApplierMetric.COMMIT)
         self._ballast.keep()
         self._note_progress()
+        self.metric(ApplierMetric.PRUNED_TO, max(0, self._store.pruned_to()))
 
     def have(self, sender: str) -> int:
         """Return the applied index: entries follow from there."""
@@ -188,7 +189,7 @@ class Applier(Actor):
         )
 
     def _wait_for_space(self) -> None:
-        """The disk is full: nothing was applied, nothing is answered; free the ballast, try again."""
+        """The disk is full: nothing was applied or answered; free the ballast, try again."""
         self._store.rollback()
         self._machine.reload()
         self.metric(ApplierMetric.NO_SPACE, 1)
@@ -203,6 +204,7 @@ class Applier(Actor):
         rows, self._prune_rows = self._prune_rows, 0
         progress = prune_slice(self._store, rows)
         self.count(ApplierMetric.PRUNED_KEYS, progress.keys)
+        self.metric(ApplierMetric.PRUNED_TO, max(0, self._store.pruned_to()))
         self.send(
             "compactor",
             Pruned(self._machine.compact_revision, progress.rows, progress.keys, progress.finished),

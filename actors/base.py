@@ -1,8 +1,8 @@
 """What every actor shares: one process, one mailbox, typed dispatch, a control mailbox.
 
-The pykka actor loop runs on the main thread of its process; the control mailbox runs on a thread of
-its own, so a busy or stuck actor can still be inspected. An exception in a handler ends the process:
-the supervisor decides what happens next.
+The pykka actor loop runs on the main thread of its process; the control mailbox runs on a thread
+of its own, so a busy or stuck actor can still be inspected. An exception in a handler ends the
+process: the supervisor decides what happens next.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Decides when history is compacted, and paces the physical pruning.
 
 Owns      the auto-compaction policy; one slice of pruning in flight.
-Receives  Grant (only the leader compacts by itself); CompactionScheduled and Pruned from the applier.
+Receives  Grant (only the leader compacts by itself); CompactionScheduled and Pruned.
 Sends     Propose of a Compact to the raft node (idempotent by content); Prune to the applier.
 Crashes   on a message of any other type. A half-done job is taken up again from the database's
           progress, which the applier tells in its Welcome.

@@ -314,7 +314,7 @@ class Gateway(Actor):
             else:
                 self._physical.append((revision, done))
 
-    # --- api.backend.Backend -----------------------------------------------------------------------
+    # --- api.backend.Backend ---------------------------------------------------------------------
 
     def propose(self, op: int, request: bytes, answer: Any) -> None:
         """Queue a request for the log, unless the member has too much before it or no space."""

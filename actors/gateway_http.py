@@ -1,6 +1,6 @@
 """HTTP pages of a member on its client port: version, health, readiness, metrics.
 
-Bodies and status codes are etcd's (server/etcdserver/api/etcdhttp); health is asked as etcd asks it:
+Bodies and status codes are etcd's (server/etcdserver/api/etcdhttp); health is asked as there:
 alarms, then the leader, then a read, linearizable unless the query says `serializable=true`.
 """
 

@@ -28,7 +28,7 @@ class MemberWords:
 
     @property
     def member_id(self) -> int:
-        """This member's id; 0 until the raft node has read it."""
+        """The member's own id; 0 until the raft node has read it."""
         return self._words[self._raft + RaftMetric.MEMBER_ID]
 
     @property

@@ -26,7 +26,7 @@ class Propose:
 
 @message
 class ReadIndex:
-    """gateway -> raft-node: confirm leadership for all reads of one loop turn. Ids grow for ever."""
+    """gateway -> raft-node: confirm leadership for all reads of a turn. Ids grow for ever."""
 
     gateway: str
     id: int

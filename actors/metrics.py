@@ -83,7 +83,7 @@ _BUCKET_NS: Final = tuple(int(bound * 1e9) for bound in BUCKET_SECONDS)
 
 
 class Histogram:
-    """Durations in buckets, in words of the board: 15 buckets (the last is +Inf), then sum in ns."""
+    """Durations in words of the board: 15 buckets (the last is +Inf), then the sum in ns."""
 
     def __init__(self, board: Board, name: str, first: int) -> None:
         """`first` is a metric word, such as RaftMetric.FSYNC."""

@@ -96,7 +96,7 @@ class Proposals:
         self._queue.append((op, request, answer))
 
     def flush(self, now: float) -> None:
-        """Propose what is queued, as far as the credit goes; a request nobody waits for is dropped."""
+        """Propose what is queued, as far as the credit goes; what nobody waits for is dropped."""
         while self.open and self._queue and self._outstanding < CREDIT_REQUESTS:
             if self._outstanding_bytes >= CREDIT_BYTES:
                 return

@@ -100,7 +100,7 @@ class Reads:
             self.ask(self._next_id)
 
     def late(self, now: float) -> int:
-        """Retry rounds that wait too long, end those past their timeout; return how many retried."""
+        """Retry rounds that wait too long, end those past their timeout; return the retries."""
         for waiting in (self._rounds, self._parked):
             while waiting and waiting[0].deadline <= now:
                 for call, _ in waiting.popleft().reads:

@@ -27,7 +27,8 @@ from raft.storage import MemoryStorage
 from storage.database import exists
 from storage.files import default_files
 from storage.reader import Reader
-from storage.wal import Replay, Wal
+from storage.wal import Wal
+from storage.wal_replay import Replay
 from transport.context import ActorContext
 from transport.log import Logger
 

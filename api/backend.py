@@ -82,16 +82,44 @@ class Backend(Protocol):
 
 
 class MemberStatus(Protocol):
-    """This member, as its shared counters tell."""
+    """The member, as its shared counters tell."""
 
-    member_id: int
-    cluster_id: int
-    leader: int
-    term: int
-    committed_index: int
-    applied_index: int
-    db_bytes: int
-    db_in_use_bytes: int
-    quota_bytes: int
-    is_learner: bool
-    is_leader: bool
+    @property
+    def member_id(self) -> int:
+        """The member's own id."""
+
+    @property
+    def leader(self) -> int:
+        """The leader's id; 0 when there is none."""
+
+    @property
+    def term(self) -> int:
+        """The raft term."""
+
+    @property
+    def committed_index(self) -> int:
+        """The committed index."""
+
+    @property
+    def applied_index(self) -> int:
+        """The applied index, as a hint."""
+
+    @property
+    def db_bytes(self) -> int:
+        """Size of the database."""
+
+    @property
+    def db_in_use_bytes(self) -> int:
+        """Size of the database that holds data."""
+
+    @property
+    def quota_bytes(self) -> int:
+        """The space quota."""
+
+    @property
+    def is_learner(self) -> bool:
+        """Whether the member is a learner."""
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether the member leads."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 def varint(value: int) -> bytes:
-    """Encode a non-negative integer as a protobuf varint; negative ones as 64-bit two's complement."""
+    """Encode an integer as a protobuf varint; a negative one as 64-bit two's complement."""
     if value < 0:
         value += 1 << 64
     if value < 0x80:

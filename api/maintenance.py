@@ -74,7 +74,7 @@ class MaintenanceService:
             response = AlarmResponse()
             for member_id, alarm in view.alarms():
                 if request.alarm in (0, alarm) and request.memberID in (0, member_id):
-                    response.alarms.add(memberID=member_id, alarm=alarm)  # type: ignore[arg-type]
+                    response.alarms.add(memberID=member_id, alarm=alarm)
             call.reply(self._backend.header(view.revision) + response.SerializeToString())
 
         self._backend.read(call, serve, serializable=False)

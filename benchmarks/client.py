@@ -15,7 +15,7 @@ import asyncio
 import time
 from array import array
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, cast
 
 from ngh2 import Configuration, Connection, Role
 from ngh2.enums import Setting
@@ -214,9 +214,7 @@ class LoadConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the preface."""
-        if not isinstance(transport, asyncio.WriteTransport):
-            raise TypeError("the load client needs a stream")
-        self._transport = transport
+        self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's is no subclass
         self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -10,11 +10,12 @@ import argparse
 import asyncio
 import gc
 import json
+import os
 import resource
 import sys
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import uvloop
 
@@ -66,6 +67,7 @@ async def run(options: argparse.Namespace) -> LoadResult:
     else:
         load = ClosedLoop(source, options.in_flight, options.count)
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_crash)
     wanted = options.connections or connections_for(options.in_flight)
     for _ in range(wanted):
         _, connection = await loop.create_connection(lambda: LoadConnection(load), host, int(port))
@@ -126,6 +128,12 @@ async def _drained_within(load: Load, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def _crash(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """End the process: figures taken after a fault in the generator would be wrong."""
+    print(context.get("exception") or context["message"], file=sys.stderr, flush=True)
+    os._exit(2)
 
 
 def _cpu_seconds() -> float:

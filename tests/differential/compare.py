@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any, Final, Protocol
 
 from google.protobuf.message import Message
 
 from etcdpb import rpc_pb2 as pb
 from tests.client import Answer
+from tests.differential.ties import settle_ties
 from tests.differential.workload import Workload
 
 PROGRESS_EVERY: Final = 5000
-STABLE_MAX: Final = 6  # up to here Go's sort is an insertion sort
 HISTORY: Final = 5  # requests shown before the one that differed
 
 
@@ -82,44 +81,9 @@ def revision_of(answer: Answer) -> int:
     return answer.message.header.revision if answer.message is not None else 0  # type: ignore[attr-defined]
 
 
-def _sort_key(target: int) -> Callable[[Any], Any]:
-    return {
-        pb.RangeRequest.VERSION: lambda kv: kv.version,
-        pb.RangeRequest.CREATE: lambda kv: kv.create_revision,
-        pb.RangeRequest.MOD: lambda kv: kv.mod_revision,
-        pb.RangeRequest.VALUE: lambda kv: kv.value,
-    }[target]
-
-
 def same_but_for_ties(request: Message, a: Answer, b: Answer) -> bool:
-    """Whether two Ranges differ only in the order of keys that sort alike.
-
-    Go's sort (of 1.16) is not stable past 6 elements, so etcd leaves that order open.
-    """
-    if not isinstance(request, pb.RangeRequest) or request.sort_target == pb.RangeRequest.KEY:
-        return False
-    if not isinstance(a.message, pb.RangeResponse) or not isinstance(b.message, pb.RangeResponse):
-        return False
-    one, other = a.message, b.message
-    if (one.count, one.more, one.header.revision) != (
-        other.count,
-        other.more,
-        other.header.revision,
-    ) or one.count <= STABLE_MAX:
-        return False
-    key = _sort_key(request.sort_target)
-
-    def groups(kvs: Sequence[Any]) -> list[tuple[Any, list[bytes]]]:
-        return [
-            (value, sorted(kv.SerializeToString() for kv in group))
-            for value, group in groupby(kvs, key)
-        ]
-
-    ones, others = groups(one.kvs), groups(other.kvs)
-    if one.more and ones and others and len(one.kvs) == len(other.kvs):
-        # The limit may cut through the last group of equals.
-        ones[-1], others[-1] = (ones[-1][0], []), (others[-1][0], [])
-    return ones == others
+    """Whether two answers differ only in the order of keys that sort alike."""
+    return same(settle_ties(request, a), settle_ties(request, b))
 
 
 def refuses_sort_order(request: Message, a: Answer, b: Answer) -> bool:

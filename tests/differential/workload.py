@@ -19,7 +19,18 @@ KEYS: Final = (
     b"\xfe\xff", b"\xff", b"\xff\xff", b"\x00",
 )  # fmt: skip
 OUTSIDE: Final = (b"", b"\x00\x00", b"A", b"nobody", b"zz")
-RANGE_ENDS: Final = (b"\x00", b"\x00\x00", b"a", b"ab", b"b", b"b0", b"c", b"zz", b"\xff", b"\xff\xff")
+RANGE_ENDS: Final = (
+    b"\x00",
+    b"\x00\x00",
+    b"a",
+    b"ab",
+    b"b",
+    b"b0",
+    b"c",
+    b"zz",
+    b"\xff",
+    b"\xff\xff",
+)
 TXN_OPS_MAX: Final = 128
 LEASE_UNKNOWN: Final = 0x1234567
 VALUE_BYTES_TOO_MANY: Final = 1_600_000
