@@ -329,8 +329,8 @@ class Gateway(Actor):
         self._schedule_flush()
 
     def read(self, call: Call, serve: Serve, *, serializable: bool) -> None:
-        """Queue a read for the end of the turn."""
-        self._reads.add(call, serve, serializable=serializable)
+        """Queue a read for the end of the turn; the only voter's own view is fresh enough."""
+        self._reads.add(call, serve, serializable=serializable or self._status.is_sole_voter)
         self._schedule_flush()
 
     def scan(self, call: Call, request: RangeRequest, *, serializable: bool, stream: bool) -> None:

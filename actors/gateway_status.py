@@ -62,6 +62,17 @@ class MemberWords:
         return bool(self._words[self._raft + RaftMetric.IS_LEADER])
 
     @property
+    def is_sole_voter(self) -> bool:
+        """Whether everything ever acknowledged in the cluster is in this member's database.
+
+        The raft node says so while it leads as the only voter and the database has caught up with
+        its term. Nobody else can acknowledge anything then, and what this member acknowledges it
+        has committed before, so a view opened now is linearizable without asking for an index.
+        True outlives the raft node: without it no voter can be added either.
+        """
+        return bool(self._words[self._raft + RaftMetric.SOLE_VOTER])
+
+    @property
     def no_space(self) -> bool:
         """Whether the applier waits for disk space."""
         return bool(self._words[self._applier + ApplierMetric.NO_SPACE])

@@ -32,6 +32,7 @@ class RaftMetric(IntEnum):
     PROPOSALS_PENDING = 13
     MEMBER_ID = 14
     CLUSTER_ID = 15
+    SOLE_VOTER = 16
     FSYNC = 32
 
 

@@ -71,6 +71,8 @@ class RaftNode(Actor):
         self._term_first_index = 0
         self._prepared = False
         self._unwritten: HardState | None = None
+        self._sole_voter = False
+        self.metric(RaftMetric.SOLE_VOTER, 0)
 
     def on_start(self) -> None:
         """Replay the log and build the core from it. Runs on the actor's thread."""
@@ -143,6 +145,7 @@ class RaftNode(Actor):
                     self._conf_state = self._node.apply_conf_change(change)
             self._campaign_alone()
         self._applied_index = message.index
+        self._note_sole_voter()
         while self._outstanding and self._outstanding[0][0] <= message.index:
             self._outstanding_bytes -= self._outstanding.popleft()[1]
 
@@ -211,6 +214,18 @@ class RaftNode(Actor):
         if self._conf_state.voters == (self._id,) and not self._node.is_leader:
             self._node.campaign()
 
+    def _note_sole_voter(self) -> None:
+        """Say whether a view of the database is fresh by itself (see MemberWords.is_sole_voter)."""
+        sole = (
+            self._node.is_leader
+            and self._conf_state.voters == (self._id,)
+            and not self._conf_state.voters_outgoing
+            and self._applied_index >= self._term_first_index > 0
+        )
+        if sole != self._sole_voter:
+            self._sole_voter = sole
+            self.metric(RaftMetric.SOLE_VOTER, sole)
+
     def _advance(self) -> None:
         """Carry out what the core asks for, until it asks for nothing more."""
         while self._node.has_ready():
@@ -239,6 +254,9 @@ class RaftNode(Actor):
             self._wal.sync()
             self._fsync.observe(time.monotonic_ns() - started)
         if ready.entries:
+            if any(entry.type != EntryType.NORMAL for entry in ready.entries):
+                self._sole_voter = False
+                self.metric(RaftMetric.SOLE_VOTER, 0)
             self._storage.append(ready.entries)
             size = sum(len(entry.data) for entry in ready.entries)
             self._memory_bytes += size

@@ -12,6 +12,7 @@ stall of one second shows in every request that was due in that second.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from array import array
 from collections.abc import Iterator
@@ -140,7 +141,8 @@ class ClosedLoop(Load):
 class OpenLoop(Load):
     """`rate` requests a second on a schedule, at most `in_flight` at once.
 
-    A request whose time has come while all places are taken waits here, and its latency runs.
+    A request whose time has come while all places are taken waits here, and its latency runs; those
+    that were due before `stop` are still sent after it.
     """
 
     def __init__(
@@ -150,6 +152,7 @@ class OpenLoop(Load):
         self._places = in_flight
         self._interval = 1 / rate
         self._next_due = 0.0
+        self._end = math.inf
         self._turn = 0
 
     def begin(self) -> None:
@@ -164,7 +167,15 @@ class OpenLoop(Load):
         if self.stopped:
             self._look_if_drained()
 
+    def stop(self) -> None:
+        """End the schedule now."""
+        self._end = time.monotonic()
+        if self._next_due >= self._end or not self.connections:
+            super().stop()
+
     def _send(self, connection: LoadConnection) -> bool:
+        if self._next_due >= self._end:
+            super().stop()
         if not self.take(1):
             return False
         connection.send(self._next_due)
@@ -185,6 +196,8 @@ class OpenLoop(Load):
             self._turn += 1
             places -= 1
             touched.add(connection)
+        if self._next_due >= self._end:
+            super().stop()
         for connection in touched:
             connection.flush()
         asyncio.get_running_loop().call_later(_TICK_SECONDS, self._tick)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,12 @@ class LoadResult:
     def to_dict(self) -> dict[str, object]:
         """Return the fields for JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> LoadResult:
+        """Return what `to_dict` gave, after JSON made lists of its tuples."""
+        bins = [(offset, count, peak) for offset, count, peak in found["timeline"]]
+        return cls(**{**found, "timeline": bins})
 
     @property
     def failed(self) -> int:

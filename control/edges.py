@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from rich.table import Table
 
-from control.observe import MemberView
+from control.observe import EdgeSample, MemberView
 
-NUMBERS = ("sent", "handled", "depth", "dropped", "lost", "gaps", "batch_mean", "sent_bytes")
+INTERVAL_SECONDS: Final = 0.5
+NUMBERS: Final = (
+    "sent",
+    "handled",
+    "depth",
+    "dropped",
+    "lost",
+    "gaps",
+    "sent_bytes",
+    "per_second",
+    "batch_mean",
+)
 
 
-def edges(view: MemberView) -> list[dict[str, Any]]:
-    """Return a row per edge that was ever used.
+def edges(view: MemberView, seconds: float = INTERVAL_SECONDS) -> list[dict[str, Any]]:
+    """Return a row per edge that was ever used, from two samples `seconds` apart.
 
     `sent` and `handled` are of the living stream; bytes, items, drops and losses of all streams.
-    `batch_mean` is requests per message of the living stream, as far as they are its own.
+    `per_second` messages were sent between the samples, with `batch_mean` requests in each (None
+    when there were none).
     """
-    return [
-        asdict(edge) | {"batch_mean": round(edge.sent_items / edge.sent, 2) if edge.sent else 0.0}
-        for edge in view.edges()
-    ]
+    before = {(edge.sender, edge.receiver): edge for edge in view.edges()}
+    began = time.monotonic()
+    time.sleep(seconds)
+    elapsed = time.monotonic() - began
+    return [_row(edge, before.get((edge.sender, edge.receiver)), elapsed) for edge in view.edges()]
+
+
+def _row(edge: EdgeSample, before: EdgeSample | None, elapsed: float) -> dict[str, Any]:
+    sent = items = 0
+    if before is not None and before.stream == edge.stream:
+        sent, items = edge.sent - before.sent, edge.sent_items - before.sent_items
+    return asdict(edge) | {
+        "per_second": round(sent / elapsed, 1),
+        "batch_mean": round(items / sent, 2) if sent else None,
+    }
 
 
 def rendered(rows: list[dict[str, Any]]) -> Table:
@@ -32,5 +56,5 @@ def rendered(rows: list[dict[str, Any]]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         edge = f"{row['sender']} → {row['receiver']}"
-        table.add_row(edge, *(str(row[name]) for name in NUMBERS))
+        table.add_row(edge, *("-" if row[name] is None else str(row[name]) for name in NUMBERS))
     return table

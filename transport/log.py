@@ -53,13 +53,24 @@ class Logger:
             line["lines_dropped"] = self.dropped
         data = json.dumps(line, default=str, separators=(",", ":")).encode()
         if len(data) > LINE_BYTES_MAX:
-            short = {key: line[key] for key in ("level", "ts", "caller", "msg")}
-            short |= {key: str(value)[-1500:] for key, value in fields.items() if key == "stack"}
-            short["cut"] = True
-            data = json.dumps(short, separators=(",", ":")).encode()[:LINE_BYTES_MAX]
+            data = _cut(line)
         try:
             os.write(self._descriptor, data + b"\n")
         except BlockingIOError:
             self.dropped += 1
         else:
             self.dropped = 0
+
+
+def _cut(line: dict[str, Any]) -> bytes:
+    """Return a line of few enough bytes: texts are cut, a stack keeps its end."""
+    kept = 2048
+    while True:
+        short = {"level": line["level"], "ts": line["ts"], "caller": line["caller"]}
+        short |= {"msg": str(line["msg"])[:kept], "cut": True}
+        short |= {key: str(line[key])[-kept:] for key in ("error", "stack") if key in line}
+        short |= {key: line[key] for key in ("lines_dropped",) if key in line}
+        data = json.dumps(short, separators=(",", ":")).encode()
+        if len(data) <= LINE_BYTES_MAX:
+            return data
+        kept //= 2
