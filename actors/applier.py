@@ -1,7 +1,7 @@
 """The state machine: the only writer of the database.
 
 Owns      the database (one writer connection) and the machine over it.
-Receives  Apply from the raft node; Prune from the compactor; Checkpointed from the snapshotter;
+Receives  Apply and CommittedTo from the raft node; Prune from the compactor; Checkpointed from the snapshotter;
           Flush, Tick.
 Sends     Applied to every gateway (results for its own session, a wake-up for the others);
           AppliedTo to the raft node; Committed to the snapshotter; CompactionScheduled and Pruned
@@ -10,12 +10,15 @@ Crashes   on entries that do not follow what it has, on a database it can't trus
           message. State is the database: a successor says Hello with its applied index.
 
 One SQLite transaction per batch: applied index, term, configuration, hash, data and results commit
-together or not at all. Nothing leaves before COMMIT.
+together or not at all. Entries may come ahead of their commit; they are carried out in a transaction
+that is *held* open until the log has committed its last entry. Nothing leaves before COMMIT; a new
+stream from the raft node rolls a held transaction back, in memory too.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any, Final
 
 from actors.base import Actor, handles, run
@@ -25,6 +28,7 @@ from actors.messages import (
     Apply,
     Checkpointed,
     Committed,
+    CommittedTo,
     CompactionScheduled,
     Prune,
     Pruned,
@@ -39,6 +43,7 @@ from storage.compaction import prune_slice
 from storage.database import DiskFullError, open_or_create
 from storage.store import SqliteStore
 from transport.context import ActorContext
+from transport.links import Welcome
 from transport.mailbox import Flush, Tick
 
 REPORT_SECONDS: Final = 0.05
@@ -47,12 +52,26 @@ RESTART_FRAMES_LEFT_MAX: Final = 1000
 RETRY_SECONDS_MAX: Final = 1.0
 
 
+@dataclass(slots=True)
+class _Held:
+    """A transaction that is carried out and not committed."""
+
+    entries: list[Entry]
+    batches: dict[str, list[Any]]
+    conf_changed: bool
+    compact_revision: int
+    started: int
+
+
 class Applier(Actor):
     """See the module docstring."""
 
     def __init__(self, context: ActorContext) -> None:
         super().__init__(context)
         self._waiting: list[Entry] = []
+        self._held: _Held | None = None
+        self._committed = 0
+        self._applied_index = 0
         self._sessions: dict[int, str] = {}
         self._gateways: list[str] = []
         self._prune_rows = 0
@@ -70,12 +89,13 @@ class Applier(Actor):
         self._machine = Machine(self._store)
         self._commit_took = Histogram(self.board, self.name, ApplierMetric.COMMIT)
         self._ballast.keep()
+        self._applied_index = self._machine.applied_index
         self._note_progress()
         self.metric(ApplierMetric.PRUNED_TO, max(0, self._store.pruned_to()))
 
     def have(self, sender: str) -> int:
         """Return the applied index: entries follow from there."""
-        return self._machine.applied_index if sender == "raft-node" else 0
+        return self._applied_index if sender == "raft-node" else 0
 
     def welcome(self, receiver: str, have: int) -> list[int]:
         """A gateway tells its session; the compactor is told of a job left over."""
@@ -86,19 +106,37 @@ class Applier(Actor):
                 self._gateways.append(receiver)
         elif receiver == "compactor":
             self._tell_compactor = True
-        return [self._machine.applied_index]
+        return [self._applied_index]
+
+    @handles(Welcome)
+    def welcomed(self, message: Welcome) -> None:
+        """A new raft node, or a new stream of it: entries come again from what is committed."""
+        if message.sender == "raft-node":
+            self._waiting.clear()
+            if self._held is not None:
+                self._roll_back()
 
     @handles(Apply)
     def apply(self, message: Apply) -> None:
         """Take entries; they are applied at the end of the batch."""
+        self._committed = max(self._committed, message.committed)
         last = self._waiting[-1].index if self._waiting else self._machine.applied_index
-        assert message.first_index == last + 1, f"entry {message.first_index} after {last}"
+        if message.first_index > last + 1:
+            self.links.reopen("raft-node")
+            return
+        first = message.first_index
         self._waiting += [
-            Entry(term, message.first_index + offset, data, kind)
-            for offset, (term, kind, data) in enumerate(
-                zip(message.terms, message.types, message.datas, strict=True)
+            Entry(term, index, data, kind)
+            for index, (term, kind, data) in enumerate(
+                zip(message.terms, message.types, message.datas, strict=True), start=first
             )
+            if index > last
         ]
+
+    @handles(CommittedTo)
+    def committed_to(self, message: CommittedTo) -> None:
+        """What was carried out ahead may be committed."""
+        self._committed = max(self._committed, message.index)
 
     @handles(Prune)
     def prune(self, message: Prune) -> None:
@@ -110,7 +148,8 @@ class Applier(Actor):
         """Restart the database's log when it is long and almost everything is copied."""
         now = time.monotonic()
         if (
-            message.frames_left <= RESTART_FRAMES_LEFT_MAX
+            self._held is None
+            and message.frames_left <= RESTART_FRAMES_LEFT_MAX
             and self._store.wal_frames() >= WAL_FRAMES_MAX
             and now >= self._next_restart
             and not self._store.restart_wal()
@@ -120,9 +159,8 @@ class Applier(Actor):
     @handles(Flush)
     def flush(self, _: Flush) -> None:
         """Apply all entries of the batch in one transaction, then tell everyone."""
-        if self._waiting and time.monotonic() >= self._retry_at:
-            self._apply_waiting()
-        if self._prune_rows:
+        self._settle()
+        if self._prune_rows and self._held is None:
             self._prune_once()
         if self._tell_compactor and self.links.is_open("compactor"):
             self._tell_compactor = False
@@ -134,7 +172,17 @@ class Applier(Actor):
         self._report(message.now)
         self._ballast.keep()
 
-    def _apply_waiting(self) -> None:
+    def _settle(self) -> None:
+        """Carry out what waits, commit what the log has committed."""
+        if self._held is None and self._waiting and time.monotonic() >= self._retry_at:
+            self._hold()
+        while self._held is not None and self._held.entries[-1].index <= self._committed:
+            self._commit(self._held)
+            if self._waiting and self._held is None and time.monotonic() >= self._retry_at:
+                self._hold()
+
+    def _hold(self) -> None:
+        """Carry out all entries that wait, in a transaction that stays open."""
         entries, machine = self._waiting, self._machine
         started = time.monotonic_ns()
         compact_revision = machine.compact_revision
@@ -142,22 +190,40 @@ class Applier(Actor):
             self._store.begin()
             batches, conf_changed = self._apply_entries(entries)
             machine.flush()
-            self._store.commit()
         except DiskFullError:
             self._wait_for_space()
             return
         self._waiting = []
+        self._held = _Held(entries, batches, conf_changed, compact_revision, started)
+
+    def _commit(self, held: _Held) -> None:
+        """Commit the open transaction and tell everyone."""
+        machine = self._machine
+        try:
+            self._store.commit()
+        except DiskFullError:
+            self._waiting = held.entries + self._waiting
+            self._wait_for_space()
+            return
+        self._held = None
+        self._applied_index = machine.applied_index
         self._retry_pause = 0.05
+        self._tell(held)
+
+    def _tell(self, held: _Held) -> None:
+        machine, batches = self._machine, held.batches
         self.metric(ApplierMetric.NO_SPACE, 0)
-        self._commit_took.observe(time.monotonic_ns() - started)
+        self._commit_took.observe(time.monotonic_ns() - held.started)
         for gateway in self._gateways:
             self.send(
                 gateway,
                 Applied(machine.applied_index, machine.revision, batches.get(gateway, [])),
                 sum(len(batch[2]) for batch in batches.get(gateway, [])),
             )
-        self.send("raft-node", AppliedTo(machine.applied_index, machine.applied_term, conf_changed))
-        if machine.compact_revision != compact_revision:
+        self.send(
+            "raft-node", AppliedTo(machine.applied_index, machine.applied_term, held.conf_changed)
+        )
+        if machine.compact_revision != held.compact_revision:
             self._schedule_pruning()
         self._note_progress()
         self._report(time.monotonic())
@@ -190,8 +256,7 @@ class Applier(Actor):
 
     def _wait_for_space(self) -> None:
         """The disk is full: nothing was applied or answered; free the ballast, try again."""
-        self._store.rollback()
-        self._machine.reload()
+        self._roll_back()
         self.metric(ApplierMetric.NO_SPACE, 1)
         freed = self._ballast.release()
         self.log.error("no space left for the database", freed_bytes=freed)
@@ -199,6 +264,12 @@ class Applier(Actor):
         self._retry_at = now if freed else now + self._retry_pause
         self._retry_pause = min(RETRY_SECONDS_MAX, 2 * self._retry_pause)
         self.actor_inbox.wake_at(self._retry_at)
+
+    def _roll_back(self) -> None:
+        """Throw away everything since the last commit."""
+        self._held = None
+        self._store.rollback()
+        self._machine.reload()
 
     def _prune_once(self) -> None:
         rows, self._prune_rows = self._prune_rows, 0

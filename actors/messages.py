@@ -42,12 +42,24 @@ class ReadStates:
 
 @message
 class Apply:
-    """raft-node -> applier: committed and durable entries from `first_index` on, as columns."""
+    """raft-node -> applier: entries from `first_index` on, as columns.
 
+    Those above `committed` are still being made durable: the applier may carry them out in an open
+    transaction, and commits it when a later `committed` (here or in CommittedTo) covers it.
+    """
+
+    committed: int
     first_index: int
     terms: list[int]
     types: list[int]
     datas: list[bytes]
+
+
+@message
+class CommittedTo:
+    """raft-node -> applier: everything up to `index` is durable and committed."""
+
+    index: int
 
 
 @message

@@ -3,8 +3,8 @@
 Owns      the raft core, the log on disk and the recent log in memory.
 Receives  Propose and ReadIndex from gateways; AppliedTo from the applier; Durable from the
           snapshotter; PeerMessages from the transport; Flush, Tick.
-Sends     Apply to the applier (pulled: a bounded number of bytes outstanding); ReadStates to
-          gateways; Grant to lessor and compactor; PeerMessages to the transport.
+Sends     Apply and CommittedTo to the applier (pulled: a bounded number of bytes outstanding);
+          ReadStates to gateways; Grant to lessor and compactor; PeerMessages to the transport.
 Crashes   on a disk that fails to sync (the page cache can't be believed after that), on a log that
           does not reach what the database has applied, on any other message.
 
@@ -17,12 +17,14 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Final
 
 from actors.base import NANOSECONDS, Actor, handles, run
 from actors.messages import (
     AppliedTo,
     Apply,
+    CommittedTo,
     Durable,
     Grant,
     PeerMessages,
@@ -37,7 +39,7 @@ from raft.config import Config
 from raft.errors import ProposalDroppedError
 from raft.raw_node import RawNode, Ready
 from raft.size import NO_LIMIT
-from raft.state import EntryType, HardState, SnapshotMetadata
+from raft.state import Entry, EntryType, HardState, SnapshotMetadata
 from transport.context import ActorContext
 from transport.mailbox import Flush, Tick
 
@@ -64,6 +66,7 @@ class RaftNode(Actor):
         self._read_prefix = random.SystemRandom().randbytes(8)
         self._read_counter = 0
         self._sent_index = 0
+        self._committed_told = 0
         self._outstanding: deque[tuple[int, int]] = deque()
         self._outstanding_bytes = 0
         self._requests_since_snapshot = 0
@@ -115,7 +118,7 @@ class RaftNode(Actor):
         if receiver == "applier":
             first = self._storage.first_index()
             assert have >= first - 1, f"the applier has {have}, the log starts at {first}"
-            self._sent_index = have
+            self._sent_index = self._committed_told = have
             self._outstanding.clear()
             self._outstanding_bytes = 0
         return [self._id, self._cluster_id]
@@ -249,6 +252,7 @@ class RaftNode(Actor):
             self._wal.append(ready.entries, self._unwritten)
             self._unwritten = None
             self._prepared = False
+            self._send_ahead(ready)
         if ready.must_sync:
             started = time.monotonic_ns()
             self._wal.sync()
@@ -284,30 +288,53 @@ class RaftNode(Actor):
         self.metric(RaftMetric.TERM, hard_state.term)
         self.metric(RaftMetric.COMMITTED_INDEX, hard_state.commit)
 
+    def _send_ahead(self, ready: Ready) -> None:
+        """Let an idle applier carry out what is being made durable: the two take equally long.
+
+        Only for the only voter, whose written entries nobody can replace, and only when the
+        applier has nothing else to do: a batch it holds open would make others wait.
+        """
+        entries = ready.entries
+        if (
+            self._sole_voter
+            and not self._outstanding
+            and entries
+            and entries[0].index == self._sent_index + 1
+            and self.links.is_open("applier")
+        ):
+            self._send_entries(entries)
+
     def _pull(self) -> None:
         """Send committed entries to the applier, as far as its credit goes."""
         committed = self._committed
+        if self._sent_index > self._committed_told and self._committed_told < committed:
+            self._committed_told = min(committed, self._sent_index)
+            self.send("applier", CommittedTo(self._committed_told), 0)
         while self._sent_index < committed and self._outstanding_bytes < APPLY_BYTES_MAX:
             if not self.links.is_open("applier"):
                 return
             first = self._sent_index + 1
-            entries = self._storage.entries(first, committed + 1, APPLY_BYTES_MAX)
-            datas = [entry.data for entry in entries]
-            size = sum(map(len, datas))
-            sent = self.send(
-                "applier",
-                Apply(
-                    first,
-                    [entry.term for entry in entries],
-                    [int(entry.type) for entry in entries],
-                    datas,
-                ),
-                len(entries),
-            )
-            assert sent, "the edge to the applier is full, though its bytes are bounded"
-            self._sent_index = entries[-1].index
-            self._outstanding.append((self._sent_index, size))
-            self._outstanding_bytes += size
+            self._send_entries(self._storage.entries(first, committed + 1, APPLY_BYTES_MAX))
+
+    def _send_entries(self, entries: Sequence[Entry]) -> None:
+        datas = [entry.data for entry in entries]
+        size = sum(map(len, datas))
+        sent = self.send(
+            "applier",
+            Apply(
+                self._committed,
+                entries[0].index,
+                [entry.term for entry in entries],
+                [int(entry.type) for entry in entries],
+                datas,
+            ),
+            len(entries),
+        )
+        assert sent, "the edge to the applier is full, though its bytes are bounded"
+        self._sent_index = entries[-1].index
+        self._committed_told = min(self._committed, self._sent_index)
+        self._outstanding.append((self._sent_index, size))
+        self._outstanding_bytes += size
 
     def _grant(self) -> None:
         """Renew the leadership grant: the only voter's quorum is itself, now."""

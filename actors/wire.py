@@ -37,6 +37,7 @@ WIRE: Final[dict[int, type]] = {
     14: messages.Pruned,
     15: messages.Grant,
     16: messages.PeerMessages,
+    17: messages.CommittedTo,
 }
 codec: Final = Codec(WIRE)
 

@@ -14,7 +14,8 @@ class LoadResult:
     """What one run of the load generator saw. Latencies in milliseconds.
 
     `ops` are the requests answered with OK inside the window of `seconds`; the latencies also hold
-    those that were sent in the window and answered after it. `errors` counts the others by text.
+    those that were sent in the window and answered after it; `all_ops` has the warm-up's too.
+    `errors` counts the others by text.
     `timeline` has one (start in seconds after `started`, answered requests, worst milliseconds) for
     each bin, by the time a request was due. `started` is CLOCK_MONOTONIC of this machine.
     """
@@ -27,6 +28,7 @@ class LoadResult:
     p90: float
     p99: float
     max: float
+    all_ops: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     client_cpu_seconds: float = 0.0
     client_us_per_op: float = 0.0

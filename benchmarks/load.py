@@ -76,13 +76,15 @@ async def run(options: argparse.Namespace) -> LoadResult:
     gc.freeze()
     gc.disable()  # a collection in the middle would be counted as the server's latency
     load.begin()
+    warmed_up = 0
     if options.count is None:
         await asyncio.sleep(options.warmup)
+        warmed_up = len(load.record.latencies)
         load.record = Record()
-    return await _window(load, options)
+    return await _window(load, options, warmed_up)
 
 
-async def _window(load: Load, options: argparse.Namespace) -> LoadResult:
+async def _window(load: Load, options: argparse.Namespace, warmed_up: int) -> LoadResult:
     started = time.monotonic()
     cpu = _cpu_seconds()
     if options.announce:
@@ -111,6 +113,7 @@ async def _window(load: Load, options: argparse.Namespace) -> LoadResult:
         p90=_milliseconds(percentile(ordered, 90)),
         p99=_milliseconds(percentile(ordered, 99)),
         max=_milliseconds(percentile(ordered, 100)),
+        all_ops=warmed_up + len(ordered),
         errors=record.errors,
         client_cpu_seconds=round(cpu, 4),
         client_us_per_op=round(cpu / max(ops, 1) * 1e6, 2),

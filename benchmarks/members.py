@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,12 +137,17 @@ class Member:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        for pid in pids[1:]:  # orphans of ours: the session tells them from a reused pid
-            try:
-                if os.getsid(pid) == process.pid:
-                    os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        _kill_session(pids[1:], process.pid)
+
+    def kill(self) -> None:
+        """Kill its root with SIGKILL, then what is left of its tree."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        pids = [stat.pid for stat in procfs.tree(process.pid)]
+        process.kill()
+        process.wait()
+        _kill_session(pids[1:], process.pid)
 
     def cpu_seconds(self) -> float:
         """Return user and system time of the whole tree since it started."""
@@ -163,6 +168,16 @@ class Member:
 
     def _log_end(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
+
+
+def _kill_session(pids: Iterable[int], session: int) -> None:
+    """Kill those of our orphans that still live: the session tells them from a reused pid."""
+    for pid in pids:
+        try:
+            if os.getsid(pid) == session:
+                os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
 
 
 def parse_metrics(text: str) -> dict[str, float]:

@@ -30,14 +30,16 @@ from kv.apply import apply_alarm, apply_compact, apply_delete_range, apply_put, 
 from kv.batch import Batch, Op, decode_batch
 from kv.cluster import MemberChange, change_members
 from kv.errors import CORRUPT, MEMBER_NOT_FOUND, NO_SPACE, EtcdError, RevisionOverflowError
+from kv.recall import BODY_BYTES_MAX, is_recalled, recall
 from kv.session import CLOSED, Sessions
-from kv.store import REVISION_MAX, SUB_BITS, Result, Store
+from kv.store import REVISION_MAX, SUB_BITS, Kept, Result, Store
 from kv.txn import apply_txn
 from kv.writer import HistoryWriter
 from raft.message import message
 
 if TYPE_CHECKING:
     from kv.cluster import Member
+    from kv.store import Session
     from raft.state import ConfState
 
 _KEY_OPS = frozenset((Op.PUT, Op.DELETE_RANGE, Op.TXN, Op.COMPACT))
@@ -61,10 +63,11 @@ class Applied:
 class Machine:
     """Applies entries to a store. See the module docstring."""
 
-    __slots__ = ("_alarmed", "_progress", "_sessions", "_state", "_store", "_writer")
+    __slots__ = ("_alarmed", "_big", "_progress", "_sessions", "_state", "_store", "_writer")
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._big: dict[int, int] = {}
         self.reload()
 
     def reload(self) -> None:
@@ -173,16 +176,40 @@ class Machine:
             return []
         if batch.first_id > session.highest and batch.first_id >= session.mark:
             results = self._execute(batch.ops, batch.requests)
-            sessions.keep(session, batch.first_id, results)
+            sessions.keep(session, batch.first_id, self._kept(results))
             return list(results)
         answers = sessions.seen(session, batch)
-        for i, request in enumerate(batch.requests):
-            request_id = batch.first_id + i
-            if request_id not in answers:
-                result = self._execute(batch.ops[i : i + 1], [request])
-                sessions.keep(session, request_id, result)
-                answers[request_id] = result[0]
-        return [answers[batch.first_id + i] for i in range(len(batch.requests))]
+        return [
+            self._result_again(batch, place, answers[batch.first_id + place])
+            if batch.first_id + place in answers
+            else self._result_late(session, batch, place)
+            for place in range(len(batch.requests))
+        ]
+
+    def _result_late(self, session: Session, batch: Batch, place: int) -> Result:
+        """Carry out a request that others with higher numbers have overtaken."""
+        results = self._execute(batch.ops[place : place + 1], batch.requests[place : place + 1])
+        self._sessions.keep(session, batch.first_id + place, self._kept(results))
+        return results[0]
+
+    def _result_again(self, batch: Batch, place: int, kept: Kept | None) -> Result | None:
+        if kept is None:
+            return None
+        if is_recalled(kept):
+            self._writer.sync()
+        compact = self._progress.compact_revision
+        return recall(self._store, batch.ops[place], batch.requests[place], kept, compact)
+
+    def _kept(self, results: list[Result]) -> list[Kept]:
+        """Return results as they are kept; `_big` says which are too big and where they began."""
+        if not self._big:
+            return list(results)
+        kept: list[Kept] = list(results)
+        for place, began in self._big.items():
+            result = results[place]
+            assert not isinstance(result, int)
+            kept[place] = (result[0], began)
+        return kept
 
     def _open_session(self, batch: Batch, place: int) -> Result:
         if batch.ops[place] != Op.OPEN_SESSION:
@@ -196,6 +223,7 @@ class Machine:
     def _execute(self, ops: bytes, requests: list[bytes]) -> list[Result]:
         progress = self._progress
         results: list[Result] = []
+        self._big = {}
         revision = progress.revision
         if revision + len(requests) > REVISION_MAX:
             raise RevisionOverflowError(f"revision {revision} is the last one")
@@ -213,7 +241,10 @@ class Machine:
                     results.append(revision)
                     continue
             progress.revision = revision
-            results.append(self._execute_one(op, data))
+            result = self._execute_one(op, data)
+            if not isinstance(result, int) and len(result[1]) > BODY_BYTES_MAX:
+                self._big[len(results)] = revision
+            results.append(result)
             revision = progress.revision
             if self._writer.changes is not noted:
                 noted = self._writer.changes

@@ -15,10 +15,10 @@ from kv.store import (
     KV,
     SUB_BITS,
     HistoryRow,
+    Kept,
     KeptResults,
     Latest,
     Progress,
-    Result,
     Session,
     State,
     row_id,
@@ -145,7 +145,7 @@ class MemoryStore:
         """See Store."""
         self._data.kept.setdefault(session_id, {})[index] = copy.deepcopy(results)
 
-    def results(self, session_id: int, first_id: int, last_id: int) -> dict[int, Result]:
+    def results(self, session_id: int, first_id: int, last_id: int) -> dict[int, Kept]:
         """See Store."""
         return {
             request_id: result

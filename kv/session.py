@@ -8,8 +8,9 @@ Rules, for every batch, a retry or not, since a retry may be ordered before the 
 4. Any other is looked up: its first result again, or, if there is none, it is new.
 
 Results are kept per transaction and session, in the transaction that gave them, until the mark
-passes them. Opening a session closes every earlier one of the same member and slot for ever; the
-last few closed ones are remembered, so that a late copy of their opening opens nothing.
+passes them; of a big one only where to find it again (recall.py). Opening a session closes every
+earlier one of the same member and slot for ever; the last few closed ones are remembered, so that
+a late copy of their opening opens nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Final
 
 from kv.batch import Batch
 from kv.errors import SESSION_CLOSED
-from kv.store import KeptResults, Result, Session, Store
+from kv.store import Kept, KeptResults, Session, Store
 
 CLOSED_KEPT: Final = 8
 CLOSED: Final = -SESSION_CLOSED.number
@@ -75,10 +76,10 @@ class Sessions:
             session.mark = mark
             self._changed.setdefault(session.id, [])
 
-    def seen(self, session: Session, batch: Batch) -> dict[int, Result | None]:
+    def seen(self, session: Session, batch: Batch) -> dict[int, Kept | None]:
         """Return the answers of the requests that must not be carried out (None: dropped)."""
         first, last = batch.first_id, batch.first_id + len(batch.requests) - 1
-        answers: dict[int, Result | None] = dict(
+        answers: dict[int, Kept | None] = dict(
             self._store.results(session.id, first, min(last, session.highest))
         )
         for run_first, results in self._changed.get(session.id, ()):
@@ -89,7 +90,7 @@ class Sessions:
             answers[request_id] = None
         return answers
 
-    def keep(self, session: Session, first_id: int, results: list[Result]) -> None:
+    def keep(self, session: Session, first_id: int, results: list[Kept]) -> None:
         """Keep results of requests just carried out."""
         session.highest = max(session.highest, first_id + len(results) - 1)
         changed = self._changed.get(session.id)

@@ -33,7 +33,10 @@ HistoryRow: TypeAlias = tuple[int, bytes, int, int, int, int, bytes]
 Result: TypeAlias = int | tuple[int, bytes]
 """What a request came to: its revision (empty body), (revision, body), or -Status.number."""
 
-KeptResults: TypeAlias = list[tuple[int, list[Result]]]
+Kept: TypeAlias = Result | tuple[int, int]
+"""A result as it is kept; of a big one only its revision and the one its request began at."""
+
+KeptResults: TypeAlias = list[tuple[int, list[Kept]]]
 """Runs of results of consecutive ids: (first id, results)."""
 
 
@@ -161,6 +164,6 @@ class Store(Reads, Protocol):
         """Keep the results that entries up to `index` gave a session since its last row."""
         ...
 
-    def results(self, session_id: int, first_id: int, last_id: int) -> dict[int, Result]:
+    def results(self, session_id: int, first_id: int, last_id: int) -> dict[int, Kept]:
         """Return the kept results of a session with ids in [first_id, last_id]."""
         ...

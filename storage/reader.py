@@ -125,12 +125,25 @@ class View:
         return bool(self._execute(statement, (signed(session_id),)).fetchall())
 
     def session_results(self, session_id: int, ids: Iterable[int]) -> dict[int, Result]:
-        """Return the results kept of these requests; what is missing was not applied, or told."""
+        """Return the results kept of these requests.
+
+        What is missing was not applied, or is below the mark, or is too big to be kept: the applier
+        gives it again to whoever proposes the request again.
+        """
         wanted = set(ids)
         if not wanted:
             return {}
-        kept = kept_results(self._queries, session_id, min(wanted), max(wanted))
-        return {request_id: kept[request_id] for request_id in wanted if request_id in kept}
+        found: dict[int, Result] = {}
+        for request_id, kept in kept_results(
+            self._queries, session_id, min(wanted), max(wanted)
+        ).items():
+            if request_id not in wanted:
+                continue
+            if isinstance(kept, int):
+                found[request_id] = kept
+            elif isinstance(kept[1], bytes):
+                found[request_id] = kept[0], kept[1]
+        return found
 
     def members(self) -> list[Member]:
         """Return the members of the cluster, by id."""

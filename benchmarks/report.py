@@ -1,0 +1,275 @@
+"""docs/benchmarks.md from the JSON of the sections: `python -m benchmarks.report` writes it anew.
+
+Figures of several runs are medians; a ratio is the median of the ratios pair by pair, with the
+least and the greatest beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import pairs, results
+
+PAGE: Final = results.FOLDER.parent / "benchmarks.md"
+NOT_KNOWN: Final = "n/a"
+HEAD: Final = """\
+# Benchmarks
+
+trouped and etcd on the same machine, in the same run, under the same load generator
+(`python -m benchmarks.load`), which runs on the same cores. Both run all the time, one is loaded at
+a time, and they take turns (A B, B A, A B, ...). This page is generated from
+[docs/benchmarks/](benchmarks/) by `python -m benchmarks.report`; the figures are those of the
+machine and the commit named with each section.
+
+To reproduce: `make install`, then `make bench` (about 20 minutes), `make bench-scale`,
+`make bench-compaction`. `make bench-quick` is a look that writes nothing; `python -m
+benchmarks.bench --subject etcd` compares etcd with itself.
+"""
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table: the first column to the left, the others to the right."""
+    lines = ["| " + " | ".join(head) + " |"]
+    lines.append("|" + "|".join(["---"] + ["---:"] * (len(head) - 1)) + "|")
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def median(runs: Sequence[Mapping[str, Any]], name: str) -> float:
+    """Return the median of one figure of several runs."""
+    return pairs.spread([run[name] for run in runs]).median
+
+
+def ratio(workload: Mapping[str, Any], name: str = "ops_per_second") -> pairs.Spread:
+    """Return the spread of subject / reference, pair by pair, of one figure."""
+    subject, reference = workload["runs"]
+    return pairs.spread(
+        pairs.ratios([run[name] for run in subject], [run[name] for run in reference])
+    )
+
+
+def floors_met(result: Mapping[str, Any]) -> bool:
+    """Say whether every workload with a floor reaches it with its median ratio."""
+    return all(_met(workload) is not False for workload in result["workloads"])
+
+
+def _met(workload: Mapping[str, Any]) -> bool | None:
+    floor = workload["floor"]
+    return None if floor is None else ratio(workload).median >= floor
+
+
+def bench_section(result: Mapping[str, Any]) -> str:
+    """Return the section of `make bench`."""
+    subject, reference = result["labels"]
+    parts = [
+        "## Side by side\n",
+        facts_line(result["facts"]),
+        f"{result['pairs']} pairs of runs of {result['seconds']:g} s each; "
+        f"{result['keys']:,} keys, preloaded, values of {result['value_bytes']} bytes, random keys. "
+        "Ratio: operations a second, "
+        f"{subject} / {reference}, pair by pair: median (least to greatest).\n",
+        _speed_table(result),
+        "Latencies in ms and server CPU (all processes, µs an operation, the generator's not "
+        "counted), median of the runs. PSS after the runs, all processes: MB.\n",
+        _cost_table(result),
+        f"PSS of the members just started: {_idle(result)}.\n",
+        "### Noise\n",
+        "Each run against the run before it of the same server and workload: what two equal "
+        "servers would show as ratios.\n",
+        _noise_table(result),
+        "### Puts for each fdatasync\n",
+        "By the servers' own counters (/metrics), median of the runs: log syncs alone. By strace, "
+        "in a run of its own: every fdatasync and fsync of every process.\n",
+        _sync_table(result),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _speed_table(result: Mapping[str, Any]) -> str:
+    rows = []
+    for workload in result["workloads"]:
+        found = ratio(workload)
+        subject, reference = workload["runs"]
+        floor, met = workload["floor"], _met(workload)
+        rows.append(
+            [
+                f"{workload['op']} {workload['in_flight']}",
+                str(workload["connections"]),
+                f"{median(subject, 'ops_per_second'):,.0f}",
+                f"{median(reference, 'ops_per_second'):,.0f}",
+                _spread(found),
+                "" if floor is None else f"{floor:g}",
+                "" if met is None else "met" if met else "**not met**",
+            ]
+        )
+    labels = [f"{label} op/s" for label in result["labels"]]
+    head = ["in flight", "connections", *labels, "ratio", "floor", ""]
+    return table(head, rows)
+
+
+def _cost_table(result: Mapping[str, Any]) -> str:
+    rows = []
+    for workload in result["workloads"]:
+        row = [f"{workload['op']} {workload['in_flight']}"]
+        for name in ("p50", "p99", "max"):
+            row += [f"{median(runs, name):.2f}" for runs in workload["runs"]]
+        row += [f"{median(runs, 'server_us_per_op'):.0f}" for runs in workload["runs"]]
+        row += [f"{median(runs, 'pss_bytes') / 1e6:.0f}" for runs in workload["runs"]]
+        rows.append(row)
+    head = ["in flight"]
+    for name in ("p50", "p99", "max", "CPU", "PSS"):
+        head += [f"{name} {label}" for label in result["labels"]]
+    return table(head, rows)
+
+
+def _noise_table(result: Mapping[str, Any]) -> str:
+    rows = []
+    for workload in result["workloads"]:
+        row = [f"{workload['op']} {workload['in_flight']}"]
+        for runs in workload["runs"]:
+            found = pairs.noise([run["ops_per_second"] for run in runs])
+            row.append(_spread(pairs.spread(found)) if found else NOT_KNOWN)
+        rows.append(row)
+    return table(["in flight", *result["labels"]], rows)
+
+
+def _sync_table(result: Mapping[str, Any]) -> str:
+    rows = []
+    for workload in result["workloads"]:
+        if workload["op"] == "put":
+            row = [f"put {workload['in_flight']}, /metrics"]
+            for runs in workload["runs"]:
+                known = [run["puts_per_sync"] for run in runs if run["puts_per_sync"] is not None]
+                row.append(f"{pairs.spread(known).median:.1f}" if known else NOT_KNOWN)
+            rows.append(row)
+    for traced in result["syncs"]:
+        row = [f"put {traced['in_flight']}, strace"]
+        rows.append([*row, *(_traced(count) for count in traced["counts"])])
+    return table(["in flight", *result["labels"]], rows)
+
+
+def _traced(count: Mapping[str, Any] | None) -> str:
+    if count is None or not count["syncs"]:
+        return NOT_KNOWN
+    total = sum(count["syncs"].values())
+    by_process = ", ".join(f"{name} {calls}" for name, calls in sorted(count["syncs"].items()))
+    return f"{count['puts'] / total:.1f} ({count['puts']} puts; {by_process})"
+
+
+def _spread(found: pairs.Spread) -> str:
+    return f"{found.median:.2f} ({found.least:.2f} to {found.greatest:.2f})"
+
+
+def _idle(result: Mapping[str, Any]) -> str:
+    sizes = zip(result["labels"], result["idle_pss_bytes"], strict=True)
+    return ", ".join(f"{label} {size / 1e6:.0f} MB" for label, size in sizes)
+
+
+def facts_line(facts: Mapping[str, Any]) -> str:
+    """Return the sentence that says where and when a section was measured."""
+    versions = ", ".join(f"{label}: {text}" for label, text in facts["versions"].items())
+    return (
+        f"{facts['date']}, commit {facts['commit']}: {facts['cpu']}, {facts['cores']} cores, "
+        f"{facts['memory_bytes'] / 2**30:.0f} GiB, {facts['kernel']}, Python {facts['python']}; "
+        f"load average at the start {facts['load_average']}. {versions}.\n"
+    )
+
+
+def scale_section(result: Mapping[str, Any]) -> str:
+    """Return the section of `make bench-scale`."""
+    rows = []
+    for name, unit, scale, digits in (
+        ("first_start_seconds", "First start, ms", 1e3, 0),
+        ("empty_start_seconds", "Start of an empty store, ms", 1e3, 0),
+        ("full_start_seconds", "Start of the full store, ms", 1e3, 0),
+        ("killed_start_seconds", "Start of the full store after SIGKILL, ms", 1e3, 0),
+        ("empty_pss_bytes", "PSS idle, empty, MB", 1e-6, 0),
+        ("filled_pss_bytes", "PSS right after the fill, MB", 1e-6, 0),
+        ("idle_pss_bytes", "PSS idle, full, after a restart, MB", 1e-6, 0),
+        ("fill_per_second", "Puts a second of the fill", 1, 0),
+        ("data_bytes", "Data directory, MB", 1e-6, 0),
+    ):
+        row = [unit]
+        for server in result["servers"]:
+            found = server[name]
+            numbers = [each * scale for each in (found if isinstance(found, list) else [found])]
+            row.append(", ".join(f"{number:,.{digits}f}" for number in sorted(numbers)))
+        rows.append(row)
+    return "\n".join(
+        [
+            "## A million keys\n",
+            facts_line(result["facts"]),
+            f"{result['keys']:,} keys with values of {result['value_bytes']} bytes. A start counts "
+            "from the launch of the process to the first linearizable range answered, "
+            f"{result['rounds']} times each, in turn, page cache warm. PSS is the sum over all "
+            f"processes of the member, {result['idle_seconds']:g} s after the last request.\n",
+            table(["", *(server["label"] for server in result["servers"])], rows),
+        ]
+    )
+
+
+def compaction_section(result: Mapping[str, Any]) -> str:
+    """Return the section of `make bench-compaction`."""
+    rows = []
+    for server in result["servers"]:
+        rounds = server["rounds"]
+        before = [each["before_ms"] for each in rounds]
+        during = [each["during_ms"] for each in rounds]
+        rows.append(
+            [
+                server["label"],
+                f"{server['saturation']:,.0f}",
+                f"{server['rate']:,.0f}",
+                ", ".join(f"{number:.1f}" for number in before),
+                ", ".join(f"{number:.1f}" for number in during),
+                f"{min(before):.1f}",
+                f"{min(during):.1f}",
+                ", ".join(f"{each['compaction_seconds']:.1f}" for each in rounds),
+            ]
+        )
+    head = ["", "saturation op/s", "paced at op/s", "worst before, ms", "worst during, ms"]
+    head += ["best before", "best during", "Compact took, s"]
+    return "\n".join(
+        [
+            "## Puts while history is compacted\n",
+            facts_line(result["facts"]),
+            f"{result['revisions']:,} revisions over {result['keys']:,} keys, then puts on a "
+            f"schedule at half the measured saturation, at most {result['in_flight']} in flight, "
+            "each timed from the moment it was due. The slowest put of "
+            f"{result['window_seconds']:g} s before, and of {result['window_seconds']:g} s from "
+            "the call of Compact (physical, everything); "
+            f"{len(result['servers'][0]['rounds'])} rounds, and the best of them.\n",
+            table(head, rows),
+        ]
+    )
+
+
+def page(sections: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the whole page; a section without results says which target makes them."""
+    renderers = {
+        "bench": (bench_section, "## Side by side\n", "make bench"),
+        "scale": (scale_section, "## A million keys\n", "make bench-scale"),
+        "compaction": (
+            compaction_section,
+            "## Puts while history is compacted\n",
+            "make bench-compaction",
+        ),
+    }
+    parts = [HEAD]
+    for name, (render, title, target) in renderers.items():
+        if name in sections:
+            parts.append(render(sections[name]))
+        else:
+            parts.append(f"{title}\nNot measured yet: `{target}`.\n")
+    return "\n".join(parts)
+
+
+def write(folder: Path = results.FOLDER, target: Path = PAGE) -> None:
+    """Write the page from the results in `folder`."""
+    target.write_text(page(results.load_sections(folder)))
+
+
+if __name__ == "__main__":
+    write()
