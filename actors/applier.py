@@ -1,8 +1,8 @@
 """The state machine: the only writer of the database.
 
 Owns      the database (one writer connection) and the machine over it.
-Receives  Apply and CommittedTo from the raft node; Prune from the compactor; Checkpointed from the snapshotter;
-          Flush, Tick.
+Receives  Apply and CommittedTo from the raft node; Prune from the compactor; Checkpointed from
+          the snapshotter; Flush, Tick.
 Sends     Applied to every gateway (results for its own session, a wake-up for the others);
           AppliedTo to the raft node; Committed to the snapshotter; CompactionScheduled and Pruned
           to the compactor.
@@ -10,9 +10,9 @@ Crashes   on entries that do not follow what it has, on a database it can't trus
           message. State is the database: a successor says Hello with its applied index.
 
 One SQLite transaction per batch: applied index, term, configuration, hash, data and results commit
-together or not at all. Entries may come ahead of their commit; they are carried out in a transaction
-that is *held* open until the log has committed its last entry. Nothing leaves before COMMIT; a new
-stream from the raft node rolls a held transaction back, in memory too.
+together or not at all. Entries may come ahead of their commit; they are carried out in a
+transaction that is *held* open until the log has committed its last entry. Nothing leaves before
+COMMIT; a new stream from the raft node rolls a held transaction back, in memory too.
 """
 
 from __future__ import annotations
@@ -174,15 +174,15 @@ class Applier(Actor):
 
     def _settle(self) -> None:
         """Carry out what waits, commit what the log has committed."""
-        if self._held is None and self._waiting and time.monotonic() >= self._retry_at:
-            self._hold()
+        self._hold()
         while self._held is not None and self._held.entries[-1].index <= self._committed:
             self._commit(self._held)
-            if self._waiting and self._held is None and time.monotonic() >= self._retry_at:
-                self._hold()
+            self._hold()
 
     def _hold(self) -> None:
         """Carry out all entries that wait, in a transaction that stays open."""
+        if self._held is not None or not self._waiting or time.monotonic() < self._retry_at:
+            return
         entries, machine = self._waiting, self._machine
         started = time.monotonic_ns()
         compact_revision = machine.compact_revision

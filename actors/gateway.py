@@ -236,10 +236,10 @@ class Gateway(Actor):
         for session, first_id, results in message.batches:
             if session != self._session:
                 continue
-            if first_id == 0:
-                self._session_opened()
-            else:
+            if first_id:
                 self._proposals.applied(first_id, results)
+            elif results:
+                self._session_opened()
         self._reads.wake()
 
     @handles(ReadStates)

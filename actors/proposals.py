@@ -209,8 +209,8 @@ class Proposals:
             self._idle_since = now
         elif now - self._idle_since >= 1.0:
             self._mark_sent = self._next_id
-            batch = encode_batch(self.session, self._next_id, self._next_id, b"", [])
-            self._send(Propose(self.session, self._next_id, 0, batch))
+            batch = encode_batch(self.session, self._next_id, 0, b"", [])
+            self._send(Propose(self.session, 0, 0, batch))
 
     def close(self) -> None:
         """Refuse everything that waits: the session is gone or the gateway stops."""

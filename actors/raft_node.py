@@ -169,13 +169,10 @@ class RaftNode(Actor):
         self.metric(RaftMetric.SNAPSHOT_INDEX, index)
         keep_from = index if full else index - self._catchup
         if keep_from >= self._storage.first_index():
+            first = self._storage.first_index()
+            for entry in self._storage.entries(first, keep_from + 1, NO_LIMIT):
+                self._memory_bytes -= len(entry.data)
             self._storage.compact(keep_from)
-            self._memory_bytes = sum(
-                len(entry.data)
-                for entry in self._storage.entries(
-                    keep_from + 1, self._storage.last_index() + 1, NO_LIMIT
-                )
-            )
             self.log.debug("compacted Raft logs", compact_index=keep_from)
         self._wal.release(self._storage.first_index() - 1, self._max_wals)
 

@@ -6,6 +6,7 @@ one ratio. The runs of one server that follow each other give the noise: their t
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,4 +40,4 @@ def ratios(subject: Sequence[float], reference: Sequence[float]) -> list[float]:
 
 def noise(runs: Sequence[float]) -> list[float]:
     """Return each run / the run before it, of the same server under the same load."""
-    return [later / earlier for earlier, later in zip(runs, runs[1:], strict=False)]
+    return [later / earlier for earlier, later in itertools.pairwise(runs)]

@@ -67,8 +67,8 @@ def bench_section(result: Mapping[str, Any]) -> str:
         "## Side by side\n",
         facts_line(result["facts"]),
         f"{result['pairs']} pairs of runs of {result['seconds']:g} s each; "
-        f"{result['keys']:,} keys, preloaded, values of {result['value_bytes']} bytes, random keys. "
-        "Ratio: operations a second, "
+        f"{result['keys']:,} keys, preloaded, taken at random; values of {result['value_bytes']} "
+        "bytes. Ratio: operations a second, "
         f"{subject} / {reference}, pair by pair: median (least to greatest).\n",
         _speed_table(result),
         "Latencies in ms and server CPU (all processes, µs an operation, the generator's not "
@@ -100,7 +100,7 @@ def _speed_table(result: Mapping[str, Any]) -> str:
                 f"{median(subject, 'ops_per_second'):,.0f}",
                 f"{median(reference, 'ops_per_second'):,.0f}",
                 _spread(found),
-                "" if floor is None else f"{floor:g}",
+                "" if floor is None else f"{floor:.2f}",
                 "" if met is None else "met" if met else "**not met**",
             ]
         )

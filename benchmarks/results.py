@@ -1,4 +1,4 @@
-"""Results as JSON under docs/benchmarks/, one file a section, with the machine they were taken on."""
+"""Results as JSON under docs/benchmarks/, a file for each section, with machine and date."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def facts(*servers: Server) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Return the short id of the commit, with a plus when the tree differs; "unknown" without git."""
+    """Return the commit's short id, a plus when the tree differs; "unknown" without git."""
     try:
         head = _output(["git", "rev-parse", "--short", "HEAD"])
         changed = _output(["git", "status", "--porcelain", "--untracked-files=no"])

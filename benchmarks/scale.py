@@ -1,4 +1,4 @@
-"""A million keys, `make bench-scale`: does a start take longer, or memory grow, with the store?
+"""A million keys, `make bench-scale`: how starts and memory change with the store.
 
 Both members are measured side by side, their starts in turn. Readiness is the first linearizable
 range answered. Writes docs/benchmarks/scale.json and docs/benchmarks.md.

@@ -22,7 +22,7 @@ class New:
 def test_every_message_of_the_table_comes_back_as_it_was() -> None:
     for sent in (
         Propose(2**63, 1, 2, b"batch"),
-        Apply(5, [1, 1], [0, 2], [b"a", b""]),
+        Apply(4, 5, [1, 1], [0, 2], [b"a", b""]),
         Applied(9, 4, [[1, 2, [3, [4, b"x"], -5, None]]]),
     ):
         assert codec.decode(codec.encode(sent)) == sent
