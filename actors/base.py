@@ -17,6 +17,7 @@ import pykka
 from pykka._envelope import Envelope
 
 from actors.wire import codec, neighbours
+from storage.failures import STORAGE_EXIT_CODE, UNUSABLE
 from transport.context import ActorContext
 from transport.control import ControlServer
 from transport.counters import Board, Cell, State
@@ -117,6 +118,11 @@ class Actor(pykka.ThreadingActor):
         words[block + Cell.HANDLED] += 1
         words[block + Cell.TAG] = 0
 
+    def note_progress(self) -> None:
+        """Tell root that a long wait is not a stuck actor."""
+        self._words[self._block + Cell.SINCE_NS] = time.monotonic_ns()
+        self._words[self._block + Cell.LOOPS] += 1
+
     @handles(Flush)
     def flush(self, _: Flush) -> None:
         """The batch is over; override to commit, sync and send what it produced."""
@@ -184,4 +190,12 @@ def _tag_of(message: object) -> int:
 def run(actor_class: type[Actor], context: ActorContext) -> None:
     """Run one actor until it is stopped; raises what made it fail."""
     gc.disable()
-    actor_class.start(context)
+    try:
+        actor_class.start(context)
+    except UNUSABLE as error:
+        Logger(context.log_fd, context.name).error(
+            "cannot go on with this data directory; stopping the member",
+            data_dir=str(context.data_dir),
+            error=f"{type(error).__name__}: {error}",
+        )
+        raise SystemExit(STORAGE_EXIT_CODE) from error

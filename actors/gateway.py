@@ -41,6 +41,7 @@ from api.kv import KvService
 from api.maintenance import MaintenanceService
 from api.server import ClientServer
 from etcdpb.rpc_pb2 import RangeRequest
+from kv.batch import Op
 from kv.errors import NO_SPACE, REQUEST_TOO_MANY_REQUESTS, Code
 from storage.database import exists
 from storage.reader import Reader
@@ -53,6 +54,7 @@ START_SECONDS: Final = 0.002
 UNAPPLIED_MAX: Final = 5000
 DRAIN_SECONDS: Final = 0.8
 OPENING_SECONDS: Final = 0.2
+TAKES_SPACE: Final = (Op.PUT, Op.TXN)
 
 
 class Gateway(Actor):
@@ -318,7 +320,7 @@ class Gateway(Actor):
 
     def propose(self, op: int, request: bytes, answer: Any) -> None:
         """Queue a request for the log, unless the member has too much before it or no space."""
-        if self._status.no_space:
+        if self._status.no_space and op in TAKES_SPACE:
             answer.fail(NO_SPACE)
             return
         behind = self._status.committed_index - self._status.applied_index

@@ -74,5 +74,8 @@ class MemberWords:
 
     @property
     def no_space(self) -> bool:
-        """Whether the applier waits for disk space."""
-        return bool(self._words[self._applier + ApplierMetric.NO_SPACE])
+        """Whether the disk is full: somebody waits for space, or the reserve is used up."""
+        words = self._words
+        return bool(
+            words[self._applier + ApplierMetric.NO_SPACE] or words[self._raft + RaftMetric.NO_SPACE]
+        )

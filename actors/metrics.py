@@ -33,6 +33,7 @@ class RaftMetric(IntEnum):
     MEMBER_ID = 14
     CLUSTER_ID = 15
     SOLE_VOTER = 16
+    NO_SPACE = 17
     FSYNC = 32
 
 

@@ -40,12 +40,14 @@ from raft.errors import ProposalDroppedError
 from raft.raw_node import RawNode, Ready
 from raft.size import NO_LIMIT
 from raft.state import Entry, EntryType, HardState, SnapshotMetadata
+from storage.wal_errors import WalSpaceError
 from transport.context import ActorContext
 from transport.mailbox import Flush, Tick
 
 APPLY_BYTES_MAX: Final = 16 << 20
 MEMORY_BYTES_MAX: Final = 64 << 20
 PREPARE_BYTES: Final = 4 << 20
+SPACE_RETRY_SECONDS: Final = 0.05
 
 
 class RaftNode(Actor):
@@ -74,6 +76,8 @@ class RaftNode(Actor):
         self._term_first_index = 0
         self._prepared = False
         self._unwritten: HardState | None = None
+        self._out_of_space = False
+        self.metric(RaftMetric.NO_SPACE, 0)
         self._sole_voter = False
         self.metric(RaftMetric.SOLE_VOTER, 0)
 
@@ -161,9 +165,12 @@ class RaftNode(Actor):
             return
         if self._requests_since_snapshot < self._snapshot_count and not full:
             return
-        self._requests_since_snapshot = 0
         term = self._storage.term(index)
-        self._wal.save_snapshot(SnapshotMetadata(index, term, self._conf_state))
+        try:
+            self._wal.save_snapshot(SnapshotMetadata(index, term, self._conf_state))
+        except WalSpaceError:
+            return
+        self._requests_since_snapshot = 0
         self._storage.create_snapshot(index, self._conf_state)
         self._snapshot_index = index
         self.metric(RaftMetric.SNAPSHOT_INDEX, index)
@@ -189,7 +196,7 @@ class RaftNode(Actor):
             self._next_tick = max(self._next_tick + self._tick_length, message.now)
             self._grant()
             if not self._prepared:
-                self._prepared = self._wal.prepare_slice(PREPARE_BYTES)
+                self._prepare_segment()
         self.actor_inbox.wake_at(self._next_tick)
 
     @handles(Flush)
@@ -208,6 +215,13 @@ class RaftNode(Actor):
             self._node.read_index(context)
         self._advance()
         self._pull()
+
+    def _prepare_segment(self) -> None:
+        """Make a slice of the next segment ready, so that no put waits for it."""
+        try:
+            self._prepared = self._wal.prepare_slice(PREPARE_BYTES)
+        except WalSpaceError:
+            return  # the append that needs the segment says so
 
     def _campaign_alone(self) -> None:
         """The only voter need not wait for a timeout: nobody else could lead."""
@@ -246,8 +260,7 @@ class RaftNode(Actor):
             self._storage.set_hard_state(hard_state)
         if ready.entries or ready.must_sync:
             # A commit index alone needs no write of its own: it goes with the next record.
-            self._wal.append(ready.entries, self._unwritten)
-            self._unwritten = None
+            self._append(ready.entries)
             self._prepared = False
             self._send_ahead(ready)
         if ready.must_sync:
@@ -264,6 +277,26 @@ class RaftNode(Actor):
             self.count(RaftMetric.WAL_ENTRIES, len(ready.entries))
             self.count(RaftMetric.WAL_BYTES, size)
             self.metric(RaftMetric.LAST_INDEX, ready.entries[-1].index)
+
+    def _append(self, entries: Sequence[Entry]) -> None:
+        """Write to the log; when the disk is full wait here for space: nothing else may go on."""
+        while True:
+            try:
+                self._wal.append(entries, self._unwritten)
+                break
+            except WalSpaceError as error:
+                if not self._out_of_space:
+                    self.log.error("no space left for the log", error=str(error))
+                self._set_out_of_space(True)
+                self.note_progress()
+                time.sleep(SPACE_RETRY_SECONDS)
+        self._unwritten = None
+        self._set_out_of_space(False)
+
+    def _set_out_of_space(self, full: bool) -> None:
+        if full != self._out_of_space:
+            self._out_of_space = full
+            self.metric(RaftMetric.NO_SPACE, full)
 
     def _note(self, ready: Ready) -> None:
         """Tell the board what changed: gateways read term, leader and indexes there."""

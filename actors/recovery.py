@@ -10,7 +10,6 @@ Rules (RULES A10):
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +24,13 @@ from raft.conf_change import ConfChange, ConfChangeType, encode
 from raft.state import ConfState, Entry, HardState, Snapshot, SnapshotMetadata
 from raft.storage import MemoryStorage
 from storage.database import exists
-from storage.files import default_files
+from storage.failures import LogMismatchError
+from storage.files import default_files, scaled, sync_ancestors
 from storage.reader import Reader
-from storage.wal import Wal
+from storage.wal import SEGMENT_BYTES, Wal
 from storage.wal_replay import Replay
 from transport.context import ActorContext
 from transport.log import Logger
-
-
-class LogMismatchError(Exception):
-    """The log and the database don't belong together; names both indexes."""
 
 
 @dataclass(slots=True)
@@ -57,7 +53,7 @@ def recover(context: ActorContext, log: Logger) -> Recovered:
     files = default_files()
     if not directory.exists():
         _create(directory, config)
-    wal, replay = Wal.open(directory, files)
+    wal, replay = Wal.open(directory, files, segment_bytes=scaled(SEGMENT_BYTES))
     member_id, cluster_id = msgpack.unpackb(replay.metadata)
     applied_index, conf_state = _applied(context.data_dir / "member" / "db")
     storage = _storage_of(replay)
@@ -104,13 +100,16 @@ def _create(directory: Path, config: Mapping[str, Any]) -> None:
     directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = default_files()
     partial = directory.with_name(directory.name + ".new")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a start that was cut short
-    wal = Wal.create(partial, metadata, files)
+    if partial.exists():  # left by a start that was cut short
+        for name in files.list(partial):
+            files.unlink(partial / name)
+        files.remove_directory(partial)
+    wal = Wal.create(partial, metadata, files, segment_bytes=scaled(SEGMENT_BYTES))
     wal.append(entries, HardState(term=1, vote=0, commit=len(entries)))
     wal.sync()
     wal.close()
     files.rename(partial, directory)
-    files.sync_directory(directory.parent)
+    sync_ancestors(directory, files)
 
 
 def _applied(directory: Path) -> tuple[int, ConfState]:

@@ -18,11 +18,12 @@ from actors.base import Actor, handles, run
 from actors.messages import Checkpointed, Committed, Durable
 from actors.metrics import Histogram, SnapshotterMetric
 from storage.checkpoint import Checkpointer
-from storage.database import exists
+from storage.database import DiskFullError, exists
+from storage.files import scaled
 from transport.context import ActorContext
 from transport.mailbox import Tick
 
-FRAMES_MAX: Final = 8192  # 32 MiB of 4 KiB pages
+FRAMES_MAX: Final = scaled(8192)  # 32 MiB of 4 KiB pages
 SECONDS_MAX: Final = 2.0
 RETRY_SECONDS: Final = 0.2
 
@@ -62,8 +63,11 @@ class Snapshotter(Actor):
                 return
             self._checkpointer = Checkpointer(self._directory)
         started = time.monotonic_ns()
-        result = self._checkpointer.run()
         self._next = time.monotonic() + RETRY_SECONDS
+        try:
+            result = self._checkpointer.run()
+        except DiskFullError:
+            return  # nothing is durable by it; the applier says that space is missing
         self._took.observe(time.monotonic_ns() - started)
         self.count(SnapshotterMetric.CHECKPOINTS)
         self._frames_left = result.frames_left

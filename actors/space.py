@@ -26,20 +26,21 @@ class Ballast:
         """Whether the reserve is there."""
         return self._present
 
-    def keep(self) -> None:
-        """Make the file if it is missing and twice its size is free."""
+    def keep(self) -> bool:
+        """Make the file if it is missing and twice its size is free; tell if it is there."""
         if self._present:
-            return
+            return True
         disk = os.statvfs(self._path.parent)
         size = min(BALLAST_BYTES, disk.f_blocks * disk.f_frsize // SHARE_OF_DISK)
         if disk.f_bavail * disk.f_frsize < 2 * size:
-            return
+            return False
         descriptor = os.open(self._path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(descriptor, 0, size)
         finally:
             os.close(descriptor)
         self._present = True
+        return True
 
     def release(self) -> int:
         """Give the space back; return how many bytes that freed (0: there was none)."""

@@ -23,6 +23,7 @@ from benchmarks.workloads import KEYS, VALUE_BYTES, WORKLOADS, Workload
 
 FILL_IN_FLIGHT: Final = 200
 SETTLE_SECONDS: Final = 0.3
+IDLE_SECONDS: Final = 3.0
 TRACED_PUTS: Final = 5_000
 TRACED_IN_FLIGHT: Final = (100, 1000)
 
@@ -78,6 +79,14 @@ def measure(member: Member, workload: Workload, seconds: float, seed: int) -> di
         "pss_bytes": member.pss_bytes(),
         "puts_per_sync": puts_per_sync(metrics, member.metrics()),
     }
+
+
+def idle_cpu_percent(pair: Sequence[Member], seconds: float) -> list[float]:
+    """Return the share of one core that each member takes when nobody asks it anything."""
+    begun = [member.cpu_seconds() for member in pair]
+    time.sleep(seconds)
+    spent = [member.cpu_seconds() - cpu for member, cpu in zip(pair, begun, strict=True)]
+    return [round(100 * cpu / seconds, 1) for cpu in spent]
 
 
 def fill(member: Member, keys: int) -> float:
@@ -143,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "value_bytes": VALUE_BYTES,
     }
     with members(both, given.directory) as pair:
+        result["idle_cpu_percent"] = idle_cpu_percent(pair, IDLE_SECONDS)
         result["idle_pss_bytes"] = [member.pss_bytes() for member in pair]
         result["fill_per_second"] = [fill(member, KEYS) for member in pair]
         chosen = [known[name] for name in given.only or known]

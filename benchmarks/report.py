@@ -74,7 +74,7 @@ def bench_section(result: Mapping[str, Any]) -> str:
         "Latencies in ms and server CPU (all processes, µs an operation, the generator's not "
         "counted), median of the runs. PSS after the runs, all processes: MB.\n",
         _cost_table(result),
-        f"PSS of the members just started: {_idle(result)}.\n",
+        f"Just started, nobody asking: {_idle(result)}.\n",
         "### Noise\n",
         "Each run against the run before it of the same server and workload: what two equal "
         "servers would show as ratios.\n",
@@ -163,8 +163,11 @@ def _spread(found: pairs.Spread) -> str:
 
 
 def _idle(result: Mapping[str, Any]) -> str:
-    sizes = zip(result["labels"], result["idle_pss_bytes"], strict=True)
-    return ", ".join(f"{label} {size / 1e6:.0f} MB" for label, size in sizes)
+    found = zip(result["labels"], result["idle_pss_bytes"], result["idle_cpu_percent"], strict=True)
+    return ", ".join(
+        f"{label} {size / 1e6:.0f} MB and {percent:.1f} % of a core"
+        for label, size, percent in found
+    )
 
 
 def facts_line(facts: Mapping[str, Any]) -> str:

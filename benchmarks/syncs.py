@@ -21,9 +21,9 @@ from benchmarks import procfs
 from benchmarks.generator import Options, load
 from benchmarks.members import Member
 
-# The first name a server exports counts: its own before etcd's.
+# The first name a server exports counts. etcd's proposals are puts; trouped's are batches of them.
 REQUESTS: Final = ("trouped_requests_total", "etcd_server_proposals_committed_total")
-SYNCS: Final = ("trouped_wal_fsyncs_total", "etcd_disk_wal_fsync_duration_seconds_count")
+SYNCS: Final = ("etcd_disk_wal_fsync_duration_seconds_count", "trouped_wal_fsyncs_total")
 _CALL: Final = re.compile(r"^(\d+) +(?:fdatasync|fsync)\(")
 _ATTACH_SECONDS: Final = 1.0
 

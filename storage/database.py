@@ -17,7 +17,7 @@ from typing import Final
 
 import apsw
 
-from storage.files import Files, default_files
+from storage.files import Files, default_files, sync_ancestors
 from storage.recording import default_vfs
 from storage.schema import APPLICATION_ID, FORMAT, TABLES
 
@@ -72,8 +72,9 @@ def create(directory: Path, files: Files | None = None) -> None:
     check_sqlite(apsw.sqlite_lib_version())
     files = files or default_files()
     assert not exists(directory), f"{directory} holds a database"
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    files.sync_directory(directory.parent)
+    if not directory.exists():
+        files.make_directory(directory)
+    sync_ancestors(directory, files)
     for name in files.list(directory):
         files.unlink(directory / name)
     connection = _connect(directory / FIRST_FILE, writable=True, make=True)

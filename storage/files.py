@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 RECORD_VARIABLE = "TROUPED_RECORD_IO"
 FAULT_VARIABLE = "TROUPED_FAULT_IO"
+SCALE_VARIABLE = "TROUPED_DISK_SCALE"
 
 
 class Files(Protocol):
@@ -172,3 +174,26 @@ def default_files() -> Files:
 
         return FaultyFiles(Path(control))
     return OsFiles()
+
+
+def sync_ancestors(path: Path, files: Files) -> None:
+    """Make the name of a file or folder durable, and the names of all folders it is in.
+
+    For what is made once in a member's life: nobody knows which of the folders above are new.
+    Stops at the mount point; a folder that may be entered but not read is passed over.
+    """
+    device = path.stat().st_dev
+    for folder in path.absolute().parents:
+        if folder.stat().st_dev != device:
+            return
+        with suppress(PermissionError):
+            files.sync_directory(folder)
+
+
+def scaled(size: int) -> int:
+    """Return a size, in whatever unit, at which files are rolled, copied or begun again.
+
+    TROUPED_DISK_SCALE divides it: the power loss tests see in seconds and kilobytes what happens to
+    the files of a member in hours and gigabytes.
+    """
+    return max(1, size // int(os.environ.get(SCALE_VARIABLE) or 1))

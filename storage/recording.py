@@ -197,8 +197,9 @@ class _RecordingVfsFile(apsw.VFSFile):
         # A file without a name is SQLite's own scratch space and dies with the process.
         self._handle = journal.opened(path, created) if path is not None else None
         logs = apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_MAIN_JOURNAL
-        # SQLite's unix layer syncs the folder with the first sync of a new log.
-        self._folder_pending = created and bool(flags[0] & logs)
+        # SQLite's unix layer syncs the folder with the first sync of a log that it might have made,
+        # whoever has made it.
+        self._folder_pending = bool(flags[0] & apsw.SQLITE_OPEN_CREATE and flags[0] & logs)
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802 - SQLite's name
         if self._handle is not None:

@@ -91,6 +91,8 @@ def run_child(order: Mapping[str, Any]) -> None:
     code = 0
     try:
         importlib.import_module(context.module).main(context)
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else CRASH_EXIT_CODE
     except BaseException as error:  # noqa: BLE001 - the last frame: told to root, then the end
         code = CRASH_EXIT_CODE
         Logger(context.log_fd, context.name).error(

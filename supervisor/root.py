@@ -235,6 +235,8 @@ class RootActor(pykka.ThreadingActor):
             return
         now = time.monotonic()
         decision = child_ended(child.history, now, self._chance.random)
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) in child.spec.final_exit_codes:
+            decision = Escalate(os.WEXITSTATUS(status))
         if isinstance(decision, Escalate):
             self._board.set(name, Cell.STATE, State.FAILED)
             self._escalate(name, decision.exit_code)

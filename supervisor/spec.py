@@ -11,7 +11,8 @@ from typing import Literal
 class ChildSpec:
     """One child. Times in seconds.
 
-    At most `restarts` restarts within `period`; past that the member ends with `exit_code`.
+    A child that ends with one of `final_exit_codes` is not restarted: the member ends with that
+    code. At most `restarts` restarts within `period`; past that the member ends with `exit_code`.
     The first restart is immediate, further ones within the period wait, doubling, between
     `backoff_min` and `backoff_max`. A child that shows no progress for `stuck_after` is killed;
     `allowances` (wire tag -> seconds) give single types of messages more.
@@ -21,6 +22,7 @@ class ChildSpec:
     module: str
     exit_code: int
     reason: str
+    final_exit_codes: frozenset[int] = frozenset()
     restart: Literal["permanent"] = "permanent"
     restarts: int = 20
     period: float = 30.0

@@ -15,6 +15,7 @@ from typing import Final
 from actors.base import FLUSH_TAG, TICK_TAG
 from actors.messages import Apply, Prune
 from actors.wire import WIRE
+from storage.failures import STORAGE_EXIT_CODE
 from supervisor.spec import ChildSpec
 
 _TAGS: Final = {cls: tag for tag, cls in WIRE.items()}
@@ -23,6 +24,8 @@ APPLIER_ALLOWANCES: Final = {
     _TAGS[Prune]: 15.0,
     FLUSH_TAG: 15.0,
 }
+
+STORAGE_FAILED: Final = frozenset({STORAGE_EXIT_CODE})
 
 
 def children(gateways: int) -> tuple[ChildSpec, ...]:
@@ -39,6 +42,7 @@ def children(gateways: int) -> tuple[ChildSpec, ...]:
             name="applier",
             module="actors.applier",
             exit_code=82,
+            final_exit_codes=STORAGE_FAILED,
             reason="the only writer of the database; one transaction may be long",
             allowances=APPLIER_ALLOWANCES,
             keeps_lock=True,
@@ -47,6 +51,7 @@ def children(gateways: int) -> tuple[ChildSpec, ...]:
             name="raft-node",
             module="actors.raft_node",
             exit_code=81,
+            final_exit_codes=STORAGE_FAILED,
             reason="owns the log; a slow disk may hold up one fdatasync",
             allowances={FLUSH_TAG: 10.0, TICK_TAG: 10.0},
             keeps_lock=True,
@@ -69,6 +74,7 @@ def children(gateways: int) -> tuple[ChildSpec, ...]:
             name="snapshotter",
             module="actors.snapshotter",
             exit_code=85,
+            final_exit_codes=STORAGE_FAILED,
             reason="background disk work: it yields to all others, and one checkpoint may be long",
             allowances={TICK_TAG: 120.0},
             oom_score_adj=300,

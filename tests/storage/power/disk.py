@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,16 +19,30 @@ from typing import Any
 from storage.recording import Kind
 
 SECTOR_BYTES = 512
+_NUMBER = re.compile(r"[0-9a-f]{16}")
 Event = Sequence[Any]
 
 
 @dataclass(slots=True, eq=False)
 class File:
-    """A file, apart from its names. `changes` are (event number, event); `synced` counts events."""
+    """A file, apart from its names. `changes` are (event number, event); `synced` counts events.
 
-    content: bytes = b""
+    Changes that are durable are folded into `content`, sooner or later.
+    """
+
+    content: bytearray = field(default_factory=bytearray)
     changes: list[tuple[int, Event]] = field(default_factory=list)
     synced: int = -1
+
+    def fold(self) -> None:
+        """Carry out the changes that can't be lost any more."""
+        count = 0
+        for number, event in self.changes:
+            if number >= self.synced:
+                break
+            _change(self.content, event)
+            count += 1
+        del self.changes[:count]
 
 
 @dataclass(slots=True, eq=False)
@@ -69,6 +84,17 @@ class Names:
         self.things[change.new] = change.thing
         self.things |= moved
 
+    def within(self, root: str) -> list[tuple[str, File | Folder]]:
+        """Return what can be reached from a folder, itself first, folders before what they hold."""
+        found: list[tuple[str, File | Folder]] = [(root, self.things[root])]
+        folders = {root}
+        for name in sorted(self.things):
+            if os.path.dirname(name) in folders:
+                found.append((name, self.things[name]))
+                if isinstance(self.things[name], Folder):
+                    folders.add(name)
+        return found
+
 
 class Disk:
     """The disk as a journal saw it. Nothing below `root` but `base` was there at the beginning."""
@@ -79,20 +105,44 @@ class Disk:
         self.events = events
         self._root = os.path.abspath(root)
         self._base = base or {}
+        self._play = _Play(self._root, self._base)
 
     def cuts(self, count: int, seed: int) -> list[int]:
         """Return `count` moments (numbers of events that happened), ascending, with repetition."""
         chance = random.Random(seed)
         return sorted(chance.randint(0, len(self.events)) for _ in range(count))
 
+    def rare_cuts(self, count: int, seed: int) -> list[int]:
+        """Return `count` moments right after events, ascending; each sort of event alike often.
+
+        A sort is a kind of event on a kind of file: a rename of a segment comes as often as one of
+        the thousands of writes of records.
+        """
+        names: dict[int, str] = {}
+        sorts: dict[tuple[int, str], list[int]] = {}
+        for number, event in enumerate(self.events):
+            subject = event[1]
+            if event[0] == Kind.OPEN:
+                names[subject] = subject = event[2]
+            name = os.path.basename(names.get(subject, str(subject)))
+            sorts.setdefault((event[0], _NUMBER.sub("#", name)), []).append(number + 1)
+        chance = random.Random(seed)
+        kinds = sorted(sorts)
+        return sorted(chance.choice(sorts[chance.choice(kinds)]) for _ in range(count))
+
     def acknowledged(self, cut: int) -> list[tuple[str, Any]]:
         """Return the marks made before the power went, as (label, value)."""
         return [(e[1], e[2]) for e in self.events[:cut] if e[0] == Kind.ACK]
 
     def write_image(self, cut: int, seed: int, target: Path) -> None:
-        """Write what the disk may hold after a power loss, one of many ways by `seed`."""
-        play = _Play(self._root, self._base)
-        for number in range(cut):
+        """Write what the disk may hold after a power loss, one of many ways by `seed`.
+
+        Quick for cuts that ascend: the events before are played once.
+        """
+        if cut < self._play.taken:
+            self._play = _Play(self._root, self._base)
+        play = self._play
+        for number in range(play.taken, cut):
             play.take(number, self.events[number])
         chance = random.Random(f"{cut}/{seed}")
         names = Names(play.first)
@@ -100,13 +150,11 @@ class Disk:
             names.apply(change)
         keep = chance.choice((0.0, 0.5, 1.0, chance.random()))
         tear = chance.choice((0.0, 0.3))
-        for name, thing in sorted(names.things.items()):
+        for name, thing in names.within(self._root):
             path = target / os.path.relpath(name, self._root)
             if isinstance(thing, Folder):
                 path.mkdir(parents=True, exist_ok=True)
-        for name, thing in sorted(names.things.items()):
-            path = target / os.path.relpath(name, self._root)
-            if isinstance(thing, File) and path.parent.exists():
+            else:
                 path.write_bytes(_surviving_content(thing, cut, keep, tear, chance))
 
 
@@ -116,15 +164,17 @@ class _Play:
     def __init__(self, root: str, base: dict[str, bytes]) -> None:
         self.first: dict[str, File | Folder] = {root: Folder()}
         for name, content in base.items():
-            self.first[os.path.join(root, os.path.dirname(name)).rstrip("/")] = Folder()
-            self.first[os.path.join(root, name)] = File(content)
-        self.first[root] = Folder()
+            for folder in Path(name).parents:
+                self.first.setdefault(os.path.normpath(os.path.join(root, folder)), Folder())
+            self.first[os.path.join(root, name)] = File(bytearray(content))
         self.live = Names(self.first)
         self.changes: list[NameChange] = []
         self._handles: dict[int, File] = {}
         self._begun: dict[int, int] = {}
+        self.taken = 0
 
     def take(self, number: int, event: Event) -> None:
+        self.taken = number + 1
         kind = event[0]
         if kind in (Kind.WRITE, Kind.TRUNCATE):
             self._handles[event[1]].changes.append((number, event))
@@ -133,6 +183,7 @@ class _Play:
         elif kind == Kind.SYNC_END:
             file = self._handles[event[1]]
             file.synced = max(file.synced, self._begun[event[2]])
+            file.fold()
         elif kind == Kind.FOLDER_END:
             folder = self._folder(event[1])
             folder.synced = max(folder.synced, self._begun[event[2]])
@@ -167,6 +218,8 @@ class _Play:
         if folder is None:  # outside of the root, or a part of it that nobody made: always there
             folder = Folder()
             self.live.things[path] = self.first[path] = folder
+            if path != os.path.dirname(path):
+                self._folder(os.path.dirname(path))
         assert isinstance(folder, Folder)
         return folder
 
@@ -189,19 +242,24 @@ def _surviving_content(
         last = number == cut - 1
         if not durable and not last and chance.random() >= keep:
             continue
-        if event[0] == Kind.TRUNCATE:
-            size = event[2]
-            content = content[:size] + bytes(max(0, size - len(content)))
-            continue
-        _, _, offset, data = event
         torn = not durable and (last or chance.random() < tear)
-        if len(content) < offset + len(data) and not torn:
-            content += bytes(offset + len(data) - len(content))
-        if torn:
-            _write_sectors(content, offset, data, chance)
+        if torn and event[0] == Kind.WRITE:
+            _write_sectors(content, event[2], event[3], chance)
         else:
-            content[offset : offset + len(data)] = data
+            _change(content, event)
     return bytes(content)
+
+
+def _change(content: bytearray, event: Event) -> None:
+    """Carry out a write or a truncation, all of it."""
+    if event[0] == Kind.TRUNCATE:
+        size = event[2]
+        del content[size:]
+        content += bytes(size - len(content))
+        return
+    _, _, offset, data = event
+    content += bytes(max(0, offset + len(data) - len(content)))
+    content[offset : offset + len(data)] = data
 
 
 def _write_sectors(content: bytearray, offset: int, data: bytes, chance: random.Random) -> None:

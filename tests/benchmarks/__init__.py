@@ -1,0 +1,1 @@
+"""Tests of the benchmarks: figures nobody can trust are worse than none."""

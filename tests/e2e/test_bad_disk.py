@@ -1,0 +1,284 @@
+"""Disks that are full, fail, lie or belong to somebody else: nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from etcdpb import rpc_pb2 as pb
+from tests.client import Answer, CallError, Client
+from tests.member import Member, MemberError
+
+pytestmark = pytest.mark.e2e
+
+TMPFS_BYTES = 192 << 20
+REFUSED_SECONDS = 60.0
+HEALED_SECONDS = 20.0
+
+
+@pytest.fixture(autouse=True)
+def _only_trouped(tmp_path: Path) -> None:
+    if not Member(tmp_path).is_trouped:
+        pytest.skip("about trouped's files")
+
+
+def put_all(client: Client, prefix: bytes, count: int) -> dict[bytes, int]:
+    """Put numbered keys; return the acknowledged ones with their revisions."""
+    return {
+        key: client.put(key, b"value of " + key)
+        for key in (b"%s%04d" % (prefix, number) for number in range(count))
+    }
+
+
+def check_kept(client: Client, acknowledged: dict[bytes, int]) -> None:
+    for key, revision in acknowledged.items():
+        kvs = client.range(pb.RangeRequest(key=key)).kvs
+        assert kvs, f"{key!r} is gone"
+        assert (kvs[0].value, kvs[0].mod_revision) == (b"value of " + key, revision)
+
+
+def refused(member: Member, seconds: float = REFUSED_SECONDS) -> int:
+    """Start a member that must give up without ever serving; return its exit status."""
+    process = member.spawn()
+    try:
+        status = process.wait(seconds)
+    finally:
+        member.kill()
+    assert status != 0
+    return status
+
+
+def test_a_data_dir_in_use_is_refused_and_its_owner_untouched(tmp_path: Path) -> None:
+    with Member(tmp_path / "a") as owner, Client(owner.endpoint) as client:
+        acknowledged = put_all(client, b"mine/", 5)
+        other = Member(tmp_path / "b")
+        other.data_dir = owner.data_dir
+
+        assert refused(other, 10) == 1
+
+        assert "in use by another process" in other.log
+        check_kept(client, acknowledged)
+
+
+def test_a_data_dir_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    member = Member(tmp_path)
+    member.data_dir = tmp_path / "file" / "m1.etcd"
+
+    assert refused(member, 10) == 1
+
+    assert str(member.data_dir) in member.log
+
+
+def newest_segment(member: Member) -> Path:
+    return max((member.data_dir / "member" / "wal").glob("*.wal"))
+
+
+def record_middle(segment: Path, needle: bytes) -> int:
+    offset = segment.read_bytes().find(needle)
+    assert offset > 0, f"{needle!r} is not in {segment}"
+    return offset
+
+
+def test_a_corrupt_record_in_the_middle_of_the_log_is_named_not_skipped(tmp_path: Path) -> None:
+    member = Member(tmp_path)
+    with member:
+        with Client(member.endpoint) as client:
+            put_all(client, b"corrupt/", 50)
+        member.kill()
+        segment = newest_segment(member)
+        offset = record_middle(segment, b"corrupt/0010")
+        with segment.open("r+b") as file:
+            file.seek(offset)
+            file.write(b"C")
+        before = segment.read_bytes()
+
+        refused(member)
+
+        assert segment.name in member.log
+        assert "CorruptError" in member.log
+        assert segment.read_bytes() == before
+
+
+def test_a_torn_tail_of_the_log_is_cut(tmp_path: Path) -> None:
+    member = Member(tmp_path)
+    with member:
+        with Client(member.endpoint) as client:
+            acknowledged = put_all(client, b"torn/", 20)
+            put_all(client, b"last", 1)
+        member.kill()
+        segment = newest_segment(member)
+        offset = segment.read_bytes().rfind(b"value of last")
+        if offset < 0:
+            pytest.skip("the log has moved on to another segment")
+        with segment.open("r+b") as file:  # as if the last sector had not been written
+            file.seek(offset)
+            file.write(bytes(len(b"value of last0000")))
+
+        member.start()
+
+        with Client(member.endpoint) as client:
+            check_kept(client, acknowledged)
+            assert client.put(b"after", b"1") > 0
+
+
+@contextmanager
+def faulty(folder: Path) -> Iterator[tuple[Member, Path]]:
+    """Start a member whose log obeys a control file (storage/faults.py)."""
+    control = folder / "faults.json"
+    control.write_text("{}")
+    with Member(folder, environ={"TROUPED_FAULT_IO": str(control)}) as member:
+        yield member, control
+
+
+def put_until_acknowledged(member: Member, key: bytes, seconds: float) -> None:
+    """Put until it succeeds; a member that gave up is started again, as an orchestrator would."""
+    deadline = time.monotonic() + seconds
+    with Client(member.endpoint) as client:
+        while time.monotonic() < deadline:
+            if member.process is None or member.process.poll() is not None:
+                member.restart()
+            try:
+                client.put(key, b"value of " + key, 1.0)
+            except CallError:
+                continue
+            return
+    pytest.fail(f"no put within {seconds} s of the disk's recovery:\n{member.log[-2000:]}")
+
+
+@pytest.mark.parametrize(
+    "fault", [{"sync_errno": errno.EIO}, {"write_errno": errno.ENOSPC}], ids=["fsync", "space"]
+)
+def test_a_log_that_cannot_be_written_acknowledges_nothing_and_heals(
+    tmp_path: Path, fault: dict[str, int]
+) -> None:
+    with faulty(tmp_path) as (member, control):
+        with Client(member.endpoint) as client:
+            acknowledged = put_all(client, b"before/", 20)
+
+            control.write_text(json.dumps(fault))
+            answers = [
+                client.answer(pb.PutRequest(key=b"during/%d" % number, value=b"v"), 0.5)
+                for number in range(4)
+            ]
+            control.write_text("{}")
+
+        assert not [answer for answer in answers if answer.ok]
+        put_until_acknowledged(member, b"healed", HEALED_SECONDS)
+        with Client(member.endpoint) as client:
+            check_kept(client, acknowledged)
+        member.restart()
+        with Client(member.endpoint) as client:
+            check_kept(client, acknowledged)
+            assert client.get(b"healed") == b"value of healed"
+
+
+def test_a_slow_disk_makes_puts_slow_and_reads_go_on(tmp_path: Path) -> None:
+    with faulty(tmp_path) as (member, control), Client(member.endpoint) as client:
+        client.put(b"quick", b"1")
+        control.write_text(json.dumps({"sync_seconds": 0.5}))
+
+        waiting = client.begin(pb.PutRequest(key=b"slow", value=b"1"))
+        begun = time.monotonic()
+        reads = [client.answer(pb.RangeRequest(key=b"quick", serializable=True)) for _ in range(20)]
+        read_seconds = time.monotonic() - begun
+        answer = waiting()
+        put_seconds = time.monotonic() - begun
+        control.write_text("{}")
+
+        assert all(read.ok for read in reads)
+        assert answer.ok
+        assert put_seconds >= 0.4
+        assert read_seconds < put_seconds
+
+
+def needs_root() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+
+
+@contextmanager
+def tmpfs(folder: Path) -> Iterator[Path]:
+    """Mount a small file system."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={TMPFS_BYTES}", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(command, check=False).returncode:
+        pytest.skip("can't mount here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_refuses_puts_serves_reads_and_heals(tmp_path: Path) -> None:
+    needs_root()
+    with tmpfs(tmp_path / "disk") as disk, Member(tmp_path / "m") as ordinary:
+        ordinary.kill()
+        member = Member(disk)
+        with member, Client(member.endpoint) as client:
+            acknowledged = put_all(client, b"before/", 50)
+            filler = disk / "filler"
+            with filler.open("wb") as file:
+                try:
+                    while True:
+                        file.write(bytes(1 << 20))
+                        file.flush()
+                except OSError as error:
+                    assert error.errno == errno.ENOSPC
+
+            answers: list[Answer] = []
+            for number in range(400):
+                key = b"full/%04d" % number
+                value = b"value of " + key
+                answers.append(client.answer(pb.PutRequest(key=key, value=value * 5000), 5.0))
+                if not answers[-1].ok:
+                    break
+            reads = [client.answer(pb.RangeRequest(key=b"before/0001", serializable=True))]
+            filler.unlink()
+            put_until_acknowledged(member, b"healed", HEALED_SECONDS)
+
+            refusals = {str(answer) for answer in answers if not answer.ok}
+            print(f"{len(answers)} puts on a full disk, refused with {refusals}")  # noqa: T201
+            assert refusals
+            assert reads[0].ok
+            check_kept(client, acknowledged)
+
+
+@pytest.mark.slow
+def test_a_read_only_mount_is_refused_with_its_reason(tmp_path: Path) -> None:
+    needs_root()
+    with tmpfs(tmp_path / "disk") as disk:
+        member = Member(tmp_path / "m")
+        member.data_dir = disk / "m1.etcd"
+        with member, Client(member.endpoint) as client:
+            acknowledged = put_all(client, b"kept/", 10)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+
+        assert refused(member, 15) == 1
+
+        assert "read-only file system" in member.log.lower()
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        with member, Client(member.endpoint) as client:
+            check_kept(client, acknowledged)
+
+
+def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
+    with Member(tmp_path / "a") as owner:
+        other = Member(tmp_path / "b")
+        other.client_port, other.peer_port = owner.client_port, owner.peer_port
+
+        assert refused(other, 10) == 1
+
+        assert "address already in use" in other.log
+        with pytest.raises(MemberError, match="address already in use"):
+            other.start()
