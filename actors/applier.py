@@ -41,6 +41,7 @@ from raft.conf_change import decode, next_conf_state
 from raft.state import Entry, EntryType
 from storage.compaction import prune_slice
 from storage.database import DiskFullError, open_or_create
+from storage.files import scaled
 from storage.store import SqliteStore
 from transport.context import ActorContext
 from transport.counters import Cell
@@ -48,7 +49,7 @@ from transport.links import Welcome
 from transport.mailbox import Flush, Tick
 
 REPORT_SECONDS: Final = 0.05
-WAL_FRAMES_MAX: Final = 65_536  # 256 MiB of 4 KiB pages
+WAL_FRAMES_MAX: Final = scaled(65_536)  # 256 MiB of 4 KiB pages
 RESTART_FRAMES_LEFT_MAX: Final = 1000
 RETRY_SECONDS_MAX: Final = 1.0
 WATCHED_REQUESTS_MAX: Final = 2

@@ -29,6 +29,8 @@ H = TypeVar("H", bound=Callable[..., Any])
 NANOSECONDS: Final = 1_000_000_000
 FLUSH_TAG: Final = 250
 TICK_TAG: Final = 251
+COLLECTION_SECONDS: Final = 10.0
+IDLE_BATCHES: Final = 1000
 
 
 class UnexpectedMessageError(Exception):
@@ -69,6 +71,8 @@ class Actor(pykka.ThreadingActor):
         self._words = self.board.words
         self._block = self.board.block(context.name)
         self.failure: BaseException | None = None
+        self._next_collection = time.monotonic() + COLLECTION_SECONDS
+        self._batches_before = 0
         self.links = Links(
             board=self.board,
             name=context.name,
@@ -113,8 +117,10 @@ class Actor(pykka.ThreadingActor):
             raise UnexpectedMessageError(f"{type(self).__name__}: {message!r}")
         words, block = self._words, self._block
         words[block + Cell.SINCE_NS] = time.monotonic_ns()
-        words[block + Cell.TAG] = _tag_of(message)
+        words[block + Cell.TAG] = tag = _tag_of(message)
         handler(message)
+        if tag == TICK_TAG:
+            self.collect_garbage(message.now)
         words[block + Cell.HANDLED] += 1
         words[block + Cell.TAG] = 0
 
@@ -122,6 +128,16 @@ class Actor(pykka.ThreadingActor):
         """Tell root that a long wait is not a stuck actor."""
         self._words[self._block + Cell.SINCE_NS] = time.monotonic_ns()
         self._words[self._block + Cell.LOOPS] += 1
+
+    def collect_garbage(self, now: float) -> None:
+        """Collect cycles now and then, all of them when idle; never in the middle of a batch."""
+        if now < self._next_collection:
+            return
+        self._next_collection = now + COLLECTION_SECONDS
+        handled = self._words[self._block + Cell.BATCHES]
+        idle = handled - self._batches_before < IDLE_BATCHES
+        self._batches_before = handled
+        gc.collect(2 if idle else 0)
 
     @handles(Flush)
     def flush(self, _: Flush) -> None:

@@ -75,9 +75,15 @@ class Compactor(Actor):
                 took=f"{took:.6f}s",
             )
 
+    def welcome(self, receiver: str, have: int) -> list[int]:
+        """The applier is new or has missed something: what was asked of it may be lost."""
+        if receiver == "applier":
+            self._in_flight = False
+        return []
+
     @handles(Welcome)
     def welcomed(self, message: Welcome) -> None:
-        """A new applier knows of no slice in flight."""
+        """A new applier knows of no slice in flight; an old one's answer may be lost."""
         if message.sender == "applier":
             self._in_flight = False
 

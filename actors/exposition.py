@@ -189,7 +189,7 @@ class MemberCollector(Collector):
             family = HistogramMetricFamily(name, text)
             family.add_metric((), buckets, total)
             yield family
-            if word == RaftMetric.FSYNC:
+            if actor == "raft-node":
                 yield _counter("trouped_wal_fsyncs", "fdatasyncs of the log.", running)
 
     def _actors(self) -> Iterator[Metric]:

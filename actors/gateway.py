@@ -3,7 +3,8 @@
 Owns      its clients' connections, a session, read-only connections to the database.
 Receives  Applied from the applier; ReadStates from the raft node; whatever clients send.
 Sends     Propose and ReadIndex to the raft node.
-Crashes   on a message of any other type. Its clients reconnect: root keeps the listening socket.
+Crashes   when its session is closed, on a message of any other type. Its clients reconnect: root
+          keeps the listening socket.
 
 The pykka actor loop here *is* the event loop: `_actor_loop_running` runs uvloop, and the mailbox's
 socket is one more reader in it. One turn of the loop makes one Propose and one ReadIndex for
@@ -68,6 +69,7 @@ class Gateway(Actor):
         self._slot = int(context.name.rpartition("-")[2])
         election = int(config["election_timeout_ms"]) / 1000
         super().__init__(context)
+        self._loop = uvloop.new_event_loop()
         self._timeout = 5.0 + 2 * election
         self._status = MemberWords(self.board, int(config["quota_backend_bytes"]))
         self._directory = context.data_dir / "member" / "db"
@@ -78,7 +80,8 @@ class Gateway(Actor):
         self._serving = False
         self._flush_scheduled = False
         self._physical: list[tuple[int, Callable[[], None]]] = []
-        self._unapplied_max = UNAPPLIED_MAX
+        self._no_space = False
+        self._overloaded = False
 
     def have(self, sender: str) -> int:
         """Return the session: the applier sends its results here."""
@@ -87,8 +90,7 @@ class Gateway(Actor):
     # --- the event loop ------------------------------------------------------------------------
 
     def _actor_loop_running(self) -> None:
-        loop = uvloop.new_event_loop()
-        self._loop = loop
+        loop = self._loop
         asyncio.set_event_loop(loop)
         loop.add_reader(self.links.socket.getsockopt(zmq.FD), self._readable)
         loop.call_soon(self._readable)
@@ -123,7 +125,9 @@ class Gateway(Actor):
         """Timers: Hellos, retries, timeouts, gauges."""
         now = time.monotonic()
         self.links.tick(now)
+        self.collect_garbage(now)
         if self._serving:
+            self._look_at_member()
             self._look_after(now)
         starting = not (self._serving and self._proposals.open)
         hurry = starting or self.links.next_hello() is not None
@@ -136,10 +140,17 @@ class Gateway(Actor):
             self._flush_scheduled = True
             self._loop.call_soon(self._flush_turn)
 
+    def _look_at_member(self) -> None:
+        """Decide once a turn what new requests would be refused for."""
+        status = self._status
+        self._no_space = status.no_space
+        self._overloaded = status.committed_index - status.applied_index > UNAPPLIED_MAX
+
     def _flush_turn(self) -> None:
         self._flush_scheduled = False
         if self._serving:
             now = time.monotonic()
+            self._look_at_member()
             self.header.term = self._status.term
             self._proposals.flush(now)
             self._reads.flush(now)
@@ -241,6 +252,7 @@ class Gateway(Actor):
             if first_id:
                 self._proposals.applied(first_id, results)
             elif results:
+                self._proposals.check(results)
                 self._session_opened()
         self._reads.wake()
 
@@ -320,11 +332,10 @@ class Gateway(Actor):
 
     def propose(self, op: int, request: bytes, answer: Any) -> None:
         """Queue a request for the log, unless the member has too much before it or no space."""
-        if self._status.no_space and op in TAKES_SPACE:
+        if self._no_space and op in TAKES_SPACE:
             answer.fail(NO_SPACE)
             return
-        behind = self._status.committed_index - self._status.applied_index
-        if self._proposals.overloaded or behind > self._unapplied_max:
+        if self._overloaded or self._proposals.overloaded:
             answer.fail(REQUEST_TOO_MANY_REQUESTS)
             return
         self._proposals.add(op, request, answer)

@@ -11,13 +11,14 @@ credit; a call is answered at most once.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from actors.messages import Propose
 from kv.batch import Op, encode_batch
-from kv.errors import ANSWERED_ALREADY, SESSION_CLOSED, TIMEOUT, Status, by_number
+from kv.errors import ANSWERED_ALREADY, TIMEOUT, Status, by_number
+from kv.session import CLOSED
 
 Result = int | tuple[int, bytes]
 CREDIT_REQUESTS: Final = 5000
@@ -25,7 +26,12 @@ CREDIT_BYTES: Final = 64 << 20
 BATCH_REQUESTS_MAX: Final = 1000
 BATCH_BYTES_MAX: Final = 1 << 20
 QUEUE_MAX: Final = 100_000
+QUEUE_BYTES_MAX: Final = 256 << 20
 RETRY_SECONDS: Final = 0.5
+
+
+class SessionClosedError(Exception):
+    """The log has closed the session, so another gateway has its slot: this one must not go on."""
 
 
 class Answer(Protocol):
@@ -70,6 +76,9 @@ class Proposals:
         self._timeout = timeout
         self._next_id = 1
         self._queue: deque[tuple[int, bytes, Answer]] = deque()
+        self._queue_bytes = 0
+        self._taken = 0  # requests that have left the queue, ever
+        self._ages: deque[tuple[float, int]] = deque()  # (time, requests queued by then, ever)
         self._batches: dict[int, _Batch] = {}
         self._outstanding = 0
         self._outstanding_bytes = 0
@@ -82,7 +91,7 @@ class Proposals:
     @property
     def overloaded(self) -> bool:
         """Whether a new request must be refused with `too many requests`."""
-        return len(self._queue) >= QUEUE_MAX
+        return len(self._queue) >= QUEUE_MAX or self._queue_bytes >= QUEUE_BYTES_MAX
 
     @property
     def mark(self) -> int:
@@ -94,6 +103,13 @@ class Proposals:
     def add(self, op: int, request: bytes, answer: Answer) -> None:
         """Queue one request for the next batch."""
         self._queue.append((op, request, answer))
+        self._queue_bytes += len(request)
+
+    def _take(self) -> tuple[int, bytes, Answer]:
+        taken = self._queue.popleft()
+        self._queue_bytes -= len(taken[1])
+        self._taken += 1
+        return taken
 
     def flush(self, now: float) -> None:
         """Propose what is queued, as far as the credit goes; what nobody waits for is dropped."""
@@ -110,7 +126,7 @@ class Proposals:
         size = 0
         room = min(BATCH_REQUESTS_MAX, CREDIT_REQUESTS - self._outstanding)
         while queue and len(requests) < room and size < BATCH_BYTES_MAX:
-            op, request, answer = queue.popleft()
+            op, request, answer = self._take()
             if answer.closed:
                 continue
             ops.append(op)
@@ -144,11 +160,22 @@ class Proposals:
         batch = encode_batch(self.session, 0, 0, bytes([Op.OPEN_SESSION]), [member_id_and_slot])
         self._send(Propose(self.session, 0, 1, batch))
 
+    def check(self, results: Sequence[Any]) -> None:
+        """Raise SessionClosedError if these results of the session say that it is closed."""
+        if results and results[0] == CLOSED:
+            raise SessionClosedError(f"session {self.session:x} was closed by another gateway's")
+
     def applied(self, first_id: int, results: list[Result | list[int | bytes] | None]) -> None:
-        """Answer a batch; a copy of an answer already given is ignored."""
-        batch = self._batches.pop(first_id, None)
+        """Answer a batch; a copy of an answer already given is ignored.
+
+        Raises SessionClosedError, and then answers nobody: whether a request was carried out before
+        the session was closed can't be told.
+        """
+        batch = self._batches.get(first_id)
         if batch is None:
             return
+        self.check(results)
+        del self._batches[first_id]
         assert len(results) == batch.count, f"{len(results)} results for {batch.count} requests"
         self._outstanding -= batch.count
         self._outstanding_bytes -= len(batch.payload)
@@ -181,7 +208,11 @@ class Proposals:
         self._send(Propose(self.session, batch.first_id, batch.count, batch.payload))
 
     def late(self, now: float) -> list[tuple[int, int]]:
-        """Return the batches whose retry is due, and give up on calls past their timeout."""
+        """Return the batches whose retry is due, and give up on calls past their timeout.
+
+        To be called regularly: what waits in the queue is as old as the last call before it came.
+        """
+        self._expire_queue(now)
         due = []
         for batch in self._batches.values():
             if now >= batch.deadline:
@@ -193,6 +224,17 @@ class Proposals:
                 batch.next_try = now + batch.pause
                 due.append((batch.first_id, batch.count))
         return due
+
+    def _expire_queue(self, now: float) -> None:
+        ages = self._ages
+        while ages and ages[0][0] + self._timeout <= now:
+            _, queued = ages.popleft()
+            while self._taken < queued:
+                _, _, answer = self._take()
+                if not answer.closed:
+                    answer.fail(TIMEOUT)
+        if self._queue:
+            ages.append((now, self._taken + len(self._queue)))
 
     def retry(self, first_id: int, now: float) -> None:
         """Propose one batch again: it is not in the database."""
@@ -211,15 +253,3 @@ class Proposals:
             self._mark_sent = self._next_id
             batch = encode_batch(self.session, self._next_id, 0, b"", [])
             self._send(Propose(self.session, 0, 0, batch))
-
-    def close(self) -> None:
-        """Refuse everything that waits: the session is gone or the gateway stops."""
-        for batch in self._batches.values():
-            for answer in batch.answers:
-                if not answer.closed:
-                    answer.fail(SESSION_CLOSED)
-        self._batches.clear()
-        for _, _, answer in self._queue:
-            if not answer.closed:
-                answer.fail(SESSION_CLOSED)
-        self._queue.clear()

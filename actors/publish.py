@@ -8,8 +8,6 @@ member's attributes have been applied, so a quorum and a leader exist.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
-
 import msgpack
 
 from actors.proposals import Proposals
@@ -65,21 +63,24 @@ class Publisher:
         self._in_flight += 1
         self._proposals.add(op, data, _Step(self))
 
-    def stepped(self) -> None:
-        """One proposal is through (or refused): look again when all are."""
+    def stepped(self, *, refused: bool) -> None:
+        """One proposal is over: look again when all are, after a refusal on the next `start`."""
         self._in_flight -= 1
-        if not self._in_flight:
+        if not self._in_flight and not refused:
             self.start(publish=True)
 
 
 class _Step:
-    closed = False
+    """Waits for one proposal; its outcome counts once, whatever comes later."""
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
+        self.closed = False
 
     def answered(self, revision: int, body: bytes) -> None:
-        self._publisher.stepped()
+        self.closed = True
+        self._publisher.stepped(refused=False)
 
-    def fail(self, status: Status) -> Any:
-        self._publisher.stepped()
+    def fail(self, status: Status) -> None:
+        self.closed = True
+        self._publisher.stepped(refused=True)

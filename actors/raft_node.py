@@ -48,6 +48,7 @@ APPLY_BYTES_MAX: Final = 16 << 20
 MEMORY_BYTES_MAX: Final = 64 << 20
 PREPARE_BYTES: Final = 4 << 20
 SPACE_RETRY_SECONDS: Final = 0.05
+READS_ASKED_MAX: Final = 1000
 
 
 class RaftNode(Actor):
@@ -125,6 +126,8 @@ class RaftNode(Actor):
             self._sent_index = self._committed_told = have
             self._outstanding.clear()
             self._outstanding_bytes = 0
+            # What it told a raft node that has died since, or could not tell, it tells by this.
+            self._note_applied(have, conf_changed=True)
         return [self._id, self._cluster_id]
 
     @handles(Propose)
@@ -142,19 +145,22 @@ class RaftNode(Actor):
     @handles(AppliedTo)
     def applied_to(self, message: AppliedTo) -> None:
         """The database has caught up: more may be sent, configuration changes take effect."""
-        if message.index <= self._applied_index:
+        self._note_applied(message.index, conf_changed=message.conf_changed)
+        while self._outstanding and self._outstanding[0][0] <= message.index:
+            self._outstanding_bytes -= self._outstanding.popleft()[1]
+
+    def _note_applied(self, index: int, *, conf_changed: bool) -> None:
+        if index <= self._applied_index:
             return
-        if message.conf_changed:
+        if conf_changed:
             first = self._applied_index + 1
-            for entry in self._storage.entries(first, message.index + 1, NO_LIMIT):
+            for entry in self._storage.entries(first, index + 1, NO_LIMIT):
                 if entry.type != EntryType.NORMAL:
                     change = decode(entry.type, entry.data)
                     self._conf_state = self._node.apply_conf_change(change)
             self._campaign_alone()
-        self._applied_index = message.index
+        self._applied_index = index
         self._note_sole_voter()
-        while self._outstanding and self._outstanding[0][0] <= message.index:
-            self._outstanding_bytes -= self._outstanding.popleft()[1]
 
     @handles(Durable)
     def durable(self, message: Durable) -> None:
@@ -212,6 +218,8 @@ class RaftNode(Actor):
             self._read_counter += 1
             context = self._read_prefix + self._read_counter.to_bytes(8, "big")
             self._reads_asked[context], self._reads = self._reads, {}
+            if len(self._reads_asked) > READS_ASKED_MAX:  # without a leader nobody answers
+                del self._reads_asked[next(iter(self._reads_asked))]
             self._node.read_index(context)
         self._advance()
         self._pull()

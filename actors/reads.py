@@ -100,7 +100,12 @@ class Reads:
             self.ask(self._next_id)
 
     def late(self, now: float) -> int:
-        """Retry rounds that wait too long, end those past their timeout; return the retries."""
+        """Retry rounds that wait too long, end those past their timeout; return the retries.
+
+        Also looks whether the database has reached what is parked: the message that says so may
+        have been lost.
+        """
+        self.wake()
         for waiting in (self._rounds, self._parked):
             while waiting and waiting[0].deadline <= now:
                 for call, _ in waiting.popleft().reads:

@@ -1,4 +1,8 @@
-"""Big reads in slices: a range or a hash that would hold up the event loop works a bit per turn."""
+"""Big reads in slices: a range or a hash that would hold up the event loop works a bit per turn.
+
+A stream whose client does not read takes no turns and holds no connection until it can be written
+to again.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,9 @@ Finished = Callable[[int, int, int, int], None]
 class Job(Protocol):
     """Work in slices for one call."""
 
+    def ready(self) -> bool:
+        """Whether there is room for what a step makes; if not, the call's on_drain tells when."""
+
     def step(self) -> bool:
         """Work about a millisecond; True when done. Raises EtcdError."""
 
@@ -27,7 +34,7 @@ class Job(Protocol):
         """Answer the call."""
 
     def close(self) -> None:
-        """Let go of what the job holds."""
+        """Let go of what the job holds; a step after that takes it again."""
 
 
 class Scans:
@@ -41,9 +48,10 @@ class Scans:
         self._call_soon = call_soon
         self._jobs: deque[tuple[Call, Job]] = deque()
         self._scheduled = False
+        self._stalled = 0
 
     def __len__(self) -> int:
-        return len(self._jobs)
+        return len(self._jobs) + self._stalled
 
     def start_range(self, call: Call, request: RangeRequest, floor: int, *, stream: bool) -> None:
         """Start a range over a view that holds at least the applied index `floor`."""
@@ -58,7 +66,7 @@ class Scans:
 
     def start(self, call: Call, job: Job) -> None:
         """Queue a job; too many at once are refused."""
-        if len(self._jobs) >= SCANS_MAX:
+        if len(self) >= SCANS_MAX:
             job.close()
             raise EtcdError(REQUEST_TOO_MANY_REQUESTS)
         self._jobs.append((call, job))
@@ -74,17 +82,35 @@ class Scans:
         call, job = self._jobs.popleft()
         if call.closed:
             job.close()
+        elif not job.ready():
+            job.close()
+            self._stall(call, job)
         else:
-            try:
-                if job.step():
-                    job.finish(call)
-                    job.close()
-                else:
-                    self._jobs.append((call, job))
-            except EtcdError as error:
-                job.close()
-                call.fail(error.status)
+            self._work(call, job)
         self._schedule()
+
+    def _work(self, call: Call, job: Job) -> None:
+        try:
+            if job.step():
+                job.finish(call)
+                job.close()
+            else:
+                self._jobs.append((call, job))
+        except EtcdError as error:
+            job.close()
+            call.fail(error.status)
+
+    def _stall(self, call: Call, job: Job) -> None:
+        """Wait until the client reads, or has gone."""
+        self._stalled += 1
+
+        def go_on() -> None:
+            call.on_drain = call.on_close = None
+            self._stalled -= 1
+            self._jobs.append((call, job))
+            self._schedule()
+
+        call.on_drain = call.on_close = go_on
 
 
 class _RangeJob:
@@ -93,6 +119,9 @@ class _RangeJob:
         self._header = header
         self.step = scan.step
         self.close = scan.close
+
+    def ready(self) -> bool:
+        return True
 
     def finish(self, call: Call) -> None:
         call.reply(b"".join([self._header(self._scan.revision), *self._scan.body()]))
@@ -104,6 +133,9 @@ class _HashJob:
         self._finished = finished
         self.step = scan.step
         self.close = scan.close
+
+    def ready(self) -> bool:
+        return True
 
     def finish(self, call: Call) -> None:
         scan = self._scan
@@ -119,9 +151,10 @@ class _StreamJob:
         self._call = call
         self.close = scan.close
 
+    def ready(self) -> bool:
+        return self._call.writable
+
     def step(self) -> bool:
-        if not self._call.writable:
-            return False
         done: bool = self._scan.step()
         self._send()
         return done

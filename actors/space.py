@@ -6,6 +6,7 @@ database and given back at that moment. It is made again when there is room for 
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Final
@@ -37,6 +38,11 @@ class Ballast:
         descriptor = os.open(self._path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(descriptor, 0, size)
+        except OSError as error:
+            self._path.unlink()
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return False  # what looked free was promised to others
         finally:
             os.close(descriptor)
         self._present = True

@@ -377,12 +377,14 @@ class ClientServer:
 
     async def _connect(self, client: socket.socket, tls: ssl.SSLContext | None) -> None:
         timeout = self.limits.handshake_timeout if tls is not None else None
-        peer = _peer_name(client.getpeername())
+        peer = "@"
         try:
+            peer = _peer_name(client.getpeername())  # raises if the client has gone already
             await self._loop.connect_accepted_socket(
                 lambda: ClientProtocol(self), client, ssl=tls, ssl_handshake_timeout=timeout
             )
         except OSError as error:  # TLS and its time-out are OSErrors too
+            client.close()
             self.rejected += 1
             if self.on_rejected is not None:
                 self.on_rejected(peer, str(error))

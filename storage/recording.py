@@ -196,10 +196,18 @@ class _RecordingVfsFile(apsw.VFSFile):
         self._path = os.path.abspath(path) if path is not None else ""
         # A file without a name is SQLite's own scratch space and dies with the process.
         self._handle = journal.opened(path, created) if path is not None else None
+        self._read_only = bool(flags[0] & apsw.SQLITE_OPEN_READONLY)
         logs = apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_MAIN_JOURNAL
         # SQLite's unix layer syncs the folder with the first sync of a log that it might have made,
         # whoever has made it.
         self._folder_pending = bool(flags[0] & apsw.SQLITE_OPEN_CREATE and flags[0] & logs)
+
+    def xLock(self, level: int) -> None:  # noqa: N802 - SQLite's name
+        # The last one to close tries for the exclusive lock, which a read-only file can't have, and
+        # goes without; apsw would raise that error at whoever closes, except for "busy".
+        if self._read_only and level == apsw.SQLITE_LOCK_EXCLUSIVE:
+            raise apsw.BusyError
+        super().xLock(level)
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802 - SQLite's name
         if self._handle is not None:

@@ -83,6 +83,7 @@ class SlicedRead:
         self._pool = pool
         self._floor = floor
         self._connection: apsw.Connection | None = None
+        self._queries: Queries
         self._cursor: apsw.Cursor | None = None
         self._began = 0.0
         self._in_transaction = False
@@ -122,7 +123,7 @@ class SlicedRead:
             self._end()
 
     def close(self) -> None:
-        """End the read, finished or not."""
+        """Let go of the connection, finished or not; a step after that goes on with another."""
         if self._connection is not None:
             self._end()
             self._pool.running.discard(self)
@@ -134,6 +135,7 @@ class SlicedRead:
             self._connection = self._pool.take()
             if self._connection is None:
                 return False
+            self._queries = Queries(self._connection)
             self._pool.running.add(self)
         self.rest(now)
         return self._in_transaction or self._begin(now)
@@ -171,11 +173,6 @@ class SlicedRead:
 
     # --- rows -------------------------------------------------------------------------------------
 
-    @property
-    def _queries(self) -> Queries:
-        assert self._connection is not None
-        return Queries(self._connection)
-
     def kvs(self, key: bytes, end: bytes | None, *, values: bool = True) -> Iterator[KV | None]:
         """Yield the keys of a range at `at`, and None where time may have passed for nothing."""
         if self._fresh:
@@ -192,15 +189,14 @@ class SlicedRead:
         yield from self._old_kvs(key, end)
 
     def _old_kvs(self, key: bytes, end: bytes | None) -> Iterator[KV | None]:
-        queries = self._queries
-        while True:
-            part = queries.slice(key, end, SLICE_KEYS)
+        while True:  # the connection may be another after each yield
+            part = self._queries.slice(key, end, SLICE_KEYS)
             for name, newest in part:
-                row, there = queries.walk(newest, self.at)
+                row, there = self._queries.walk(newest, self.at)
                 while not there:
                     yield None
-                    row, there = queries.walk(row, self.at)
-                yield queries.row(row, name)
+                    row, there = self._queries.walk(row, self.at)
+                yield self._queries.row(row, name)
             if len(part) < SLICE_KEYS:
                 return
             key = part[-1][0] + b"\0"

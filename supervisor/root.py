@@ -18,6 +18,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -43,7 +44,11 @@ from transport.mailbox import Tick
 STOP_SECONDS: Final = 1.3
 EVENTS_MAX: Final = 100
 ZYGOTE: Final = ChildSpec(
-    name="zygote", module="supervisor.zygote", exit_code=88, reason="forks every child"
+    name="zygote",
+    module="supervisor.zygote",
+    exit_code=88,
+    reason="forks every child",
+    start_within=15.0,
 )
 
 
@@ -92,6 +97,7 @@ class RootActor(pykka.ThreadingActor):
         self._stopping_since: float | None = None
         self._chance = random.SystemRandom()
         self._zygote = History(ZYGOTE)
+        self._zygote_asked: float | None = None
         descriptors = {around.log_write_fd, *(fd for fds in around.sockets.values() for fd in fds)}
         if around.lock_fd >= 0:
             descriptors.add(around.lock_fd)
@@ -188,6 +194,7 @@ class RootActor(pykka.ThreadingActor):
 
     def _forked(self, message: ChildForked) -> None:
         child = self._children[message.name]
+        self._zygote_asked = None
         assert message.incarnation == child.incarnation, message
         child.pid = message.pid
         self._pids[message.pid] = child
@@ -278,6 +285,8 @@ class RootActor(pykka.ThreadingActor):
             self._stop_next()
             return
         self._stuck.look_begins(now)
+        if self._around.stuck_detection:
+            self._look_for_stuck_zygote(now)
         for child in self._children.values():
             if child.start_at is not None:
                 if now >= child.start_at:
@@ -286,6 +295,18 @@ class RootActor(pykka.ThreadingActor):
                     self.actor_inbox.wake_at(child.start_at)
             elif child.pid and self._around.stuck_detection and not child.killed:
                 self._look_for_stuck(child, now)
+
+    def _look_for_stuck_zygote(self, now: float) -> None:
+        """End a zygote that owes a child for too long: a new one gets its orders."""
+        if not self._nursery.awaits_answers:
+            self._zygote_asked = None
+        elif self._zygote_asked is None:
+            self._zygote_asked = now
+        elif now - max(self._zygote_asked, self._stuck.awake_since) > ZYGOTE.start_within:
+            self._zygote_asked = None
+            self._sink.log("error", "zygote is stuck, killing it", pid=self._nursery.pid)
+            with suppress(ProcessLookupError):
+                os.kill(self._nursery.pid, signal.SIGKILL)
 
     def _look_for_stuck(self, child: Child, now: float) -> None:
         stuck = self._stuck.judge(child.spec, now)
@@ -337,7 +358,8 @@ class RootActor(pykka.ThreadingActor):
 
     def _kill(self, child: Child) -> None:
         child.killed = True
-        os.kill(child.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # reaped already: its end is a message in the inbox
+            os.kill(child.pid, signal.SIGKILL)
 
     def _finish(self) -> None:
         self._board.set("root", Cell.STATE, State.STOPPED)

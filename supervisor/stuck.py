@@ -5,13 +5,18 @@ Two signs (RULES A9): one message has been running for longer than its type may 
 `stuck_after` seconds (every actor turns its loop ten times a second, with or without work). Pings
 would tell nothing: the control thread answers for an actor that loops for ever.
 
+What a message is allowed is time to work: a process that has been stopped (SIGSTOP, a debugger)
+does none, and is found after `stuck_after` whatever it was doing.
+
 A machine that was suspended must not have its whole troupe killed: when root itself has not run for
 a while, everybody's time starts again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from supervisor.spec import ChildSpec
@@ -29,6 +34,15 @@ class Stuck:
     tag: int
 
 
+def is_stopped(pid: int) -> bool:
+    """Tell whether a process is stopped by a signal or a debugger."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat[stat.rindex(")") + 2] in "Tt"
+
+
 @dataclass(slots=True)
 class _Watched:
     progress: int
@@ -38,16 +52,18 @@ class _Watched:
 class StuckDetector:
     """Judges children by the board. Times are CLOCK_MONOTONIC in seconds, and given."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, stopped: Callable[[int], bool] = is_stopped) -> None:
         self._board = board
+        self._stopped = stopped
         self._watched: dict[str, _Watched] = {}
         self._looked = 0.0
-        self._awake_since = 0.0
+        self.awake_since = 0.0
+        """Since when root has been running without a pause."""
 
     def look_begins(self, now: float) -> None:
         """Begin a round of `judge`; notices when root itself did not run."""
         if now - self._looked > ROOT_PAUSE_SECONDS:
-            self._awake_since = now
+            self.awake_since = now
         self._looked = now
 
     def started(self, name: str, now: float) -> None:
@@ -69,5 +85,9 @@ class StuckDetector:
             allowed = spec.allowances.get(tag, spec.stuck_after)
         else:
             since, allowed = watched.since, spec.stuck_after
-        seconds = now - max(since, self._awake_since)
-        return Stuck(seconds, tag) if seconds > allowed else None
+        seconds = now - max(since, self.awake_since)
+        if seconds > allowed:
+            return Stuck(seconds, tag)
+        if seconds > spec.stuck_after and self._stopped(board.get(spec.name, Cell.PID)):
+            return Stuck(seconds, tag)
+        return None

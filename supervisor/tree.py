@@ -13,17 +13,20 @@ from __future__ import annotations
 from typing import Final
 
 from actors.base import FLUSH_TAG, TICK_TAG
-from actors.messages import Apply, Prune
+from actors.messages import Checkpointed, Durable
 from actors.wire import WIRE
 from storage.failures import STORAGE_EXIT_CODE
 from supervisor.spec import ChildSpec
 
 _TAGS: Final = {cls: tag for tag, cls in WIRE.items()}
+# One request may delete a million keys (20 s here), and would take as long again after a restart:
+# killing the applier for it would never end. A *stopped* process is found after `stuck_after`.
 APPLIER_ALLOWANCES: Final = {
-    _TAGS[Apply]: 15.0,
-    _TAGS[Prune]: 15.0,
-    FLUSH_TAG: 15.0,
+    FLUSH_TAG: 300.0,
+    TICK_TAG: 15.0,
+    _TAGS[Checkpointed]: 15.0,
 }
+RAFT_NODE_ALLOWANCES: Final = {FLUSH_TAG: 10.0, TICK_TAG: 10.0, _TAGS[Durable]: 10.0}
 
 STORAGE_FAILED: Final = frozenset({STORAGE_EXIT_CODE})
 
@@ -53,7 +56,7 @@ def children(gateways: int) -> tuple[ChildSpec, ...]:
             exit_code=81,
             final_exit_codes=STORAGE_FAILED,
             reason="owns the log; a slow disk may hold up one fdatasync",
-            allowances={FLUSH_TAG: 10.0, TICK_TAG: 10.0},
+            allowances=RAFT_NODE_ALLOWANCES,
             keeps_lock=True,
         ),
         ChildSpec(

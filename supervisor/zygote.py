@@ -21,6 +21,7 @@ import setproctitle
 from supervisor.process import die_with, run_child
 
 ORDER_BYTES_MAX: Final = 1 << 20
+NO_FORK_EXIT_CODE: Final = 73
 
 
 def main() -> None:
@@ -43,12 +44,20 @@ def main() -> None:
 
 
 def fork_twice(channel: socket.socket, order: dict[str, Any]) -> None:
-    """Make a child whose parent is root, and tell root its pid."""
+    """Make a child whose parent is root, and tell root its pid.
+
+    If that can't be done the zygote ends: root gives the order to the next one.
+    """
     between = os.fork()
     if between:
-        os.waitpid(between, 0)
+        _, status = os.waitpid(between, 0)
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == NO_FORK_EXIT_CODE:
+            sys.exit(f"no process for {order['name']}")
         return
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError:
+        os._exit(NO_FORK_EXIT_CODE)
     if child:
         answer = {"name": order["name"], "incarnation": order["incarnation"], "pid": child}
         channel.send(json.dumps(answer).encode())

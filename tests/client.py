@@ -32,7 +32,7 @@ RANGE_STREAM: Final = "/etcdserverpb.KV/RangeStream"
 OPTIONS: Final = [
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 20),
-    ("grpc.min_reconnect_backoff_ms", 20),
+    ("grpc.min_reconnect_backoff_ms", 2000),  # how long one attempt may take
     ("grpc.max_reconnect_backoff_ms", 100),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),

@@ -26,7 +26,7 @@ class ControlServer:
     """Answers requests on a daemon thread. `ping` is built in.
 
     A handler runs on that thread: it reads, or hands a request to the actor's own thread, and
-    takes at most a millisecond. One that raises ends the thread, not the actor.
+    takes at most a millisecond. It may find the actor half made: that is answered with an error.
     """
 
     def __init__(self, path: Path, handlers: Mapping[str, Handler]) -> None:
@@ -65,7 +65,8 @@ class ControlServer:
             return self._pack({"error": f"unknown command {request['cmd']!r}"})
         try:
             return self._pack(handler(request))
-        except RuntimeError as error:  # the actor's thread changed what was being looked at
+        except (RuntimeError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # The actor's thread changed what was being looked at, or has not made it yet.
             return self._pack({"error": f"try again: {error}"})
 
     @staticmethod

@@ -122,6 +122,8 @@ class Mailbox:
             accepted = links.accept(frame)
             if accepted is not None:
                 self._queue.append(accepted)
+            else:
+                self._flushed = False  # a stream may have been opened: what waited for it may go
 
     def _wait(self, now: float) -> None:
         self._words[self._block + Cell.TAG] = 0

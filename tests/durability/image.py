@@ -15,15 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from actors.recovery import LogMismatchError, Recovered, recover
+import apsw
+
+from actors.recovery import Recovered, recover
 from kv.cluster import decode_member_change
-from kv.batch import BatchDecodeError
 from kv.machine import Machine
 from kv.store import SUB_BITS
 from raft.conf_change import decode, next_conf_state
 from raft.size import NO_LIMIT
 from raft.state import EntryType
 from storage.database import DatabaseError, open_or_create
+from storage.failures import LogMismatchError
 from storage.store import SqliteStore
 from storage.wal_errors import WalError
 from tests.durability.recorded import belongs
@@ -36,6 +38,15 @@ CONFIG: Final[Mapping[str, Any]] = {
     "initial_cluster_token": "etcd-cluster",
     "initial_cluster": {"m1": ["http://127.0.0.1:1"]},
 }
+START_ERRORS: Final = (
+    AssertionError,
+    LogMismatchError,
+    WalError,
+    DatabaseError,
+    apsw.Error,
+    TypeError,  # of values that a broken database gives for others
+    ValueError,
+)
 Mark: TypeAlias = tuple[str, Any]
 Writes: TypeAlias = dict[bytes, bytes | None]
 """Key -> value, None for a deletion."""
@@ -65,7 +76,9 @@ class Truth:
                 assert revision not in self.writes, f"two writes were told revision {revision}"
                 self.writes[revision] = {key: None}
         self.revision = max(self.writes)
-        assert sorted(self.writes) == list(range(2, self.revision + 1)), "a revision without a write"
+        assert sorted(self.writes) == list(range(2, self.revision + 1)), (
+            "a revision without a write"
+        )
         for label, value in marks:
             if label == "read":
                 assert self.writes[value[2]][value[0]] == value[1], "a read shows no write"
@@ -88,7 +101,7 @@ def revision_of(label: str, value: Any) -> int:
 
 @dataclass
 class States:
-    """What was seen at each applied index, over all images: (revision, hash) is a function of it."""
+    """What was seen at each applied index: (revision, hash) must be the same in all images."""
 
     seen: dict[int, tuple[int, int]] = field(default_factory=dict)
 
@@ -111,7 +124,7 @@ def verdict(data_dir: Path, truth: Truth, marks: Sequence[Mark], states: States)
                 _replay(recovered, store, machine)
                 states.add(machine)
                 check(store, machine, truth, marks)
-    except (ImageError, WalError, DatabaseError, LogMismatchError, BatchDecodeError) as error:
+    except START_ERRORS as error:
         return f"{type(error).__name__}: {error}"
     return ""
 

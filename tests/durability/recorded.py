@@ -7,9 +7,9 @@ Every acknowledgement goes into the same journal the moment the client has it, a
     compact  revision
     read     [key, value, revision]            what a linearizable Range has shown
 
-No value is ever written twice, and each says whose it is (`value_of`, `belongs`), so a lost, doubled,
-mixed-up or torn write shows. TROUPED_DISK_SCALE makes all that happens to files happen often:
-segments roll, snapshots are recorded, the database is checkpointed and its log begins again.
+No value is ever written twice, and each says whose it is (`value_of`, `belongs`), so a lost,
+doubled, mixed-up or torn write shows. TROUPED_DISK_SCALE makes all that happens to files happen
+often: segments roll, snapshots are recorded, the database is checkpointed, its log begins again.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ SCALE: Final = "1024"  # segments of 64 KiB; a checkpoint for 8 pages, a new dat
 FLAGS: Final = ("--snapshot-count=100", "--snapshot-catchup-entries=50", "--max-wals=2")
 WRITERS: Final = 5
 PIPELINED: Final = 6  # requests in flight on each connection
+PAUSE_SECONDS_MAX: Final = (
+    0.006  # between requests: leaves the checkpoints, which yield, their turn
+)
 KEYS: Final = 25  # of each writer
 VALUE_BYTES_MAX: Final = 700
 COMPACTIONS: Final = 4  # in each half of the load
@@ -129,6 +132,7 @@ class _Writer:
                 while len(flying) < PIPELINED and not self._ending.is_set():
                     request = self._request()
                     flying.append((request, client.begin(request)))
+                    self._ending.wait(self._chance.uniform(0, PAUSE_SECONDS_MAX))
                 if flying:
                     request, wait = flying.popleft()
                     answer = wait()

@@ -100,12 +100,12 @@ class Disk:
     """The disk as a journal saw it. Nothing below `root` but `base` was there at the beginning."""
 
     def __init__(
-        self, events: Sequence[Event], root: Path, base: dict[str, bytes] | None = None
+        self, events: Sequence[Event], root: Path | str, base: dict[str, bytes] | None = None
     ) -> None:
         self.events = events
-        self._root = os.path.abspath(root)
+        self.root = os.path.abspath(root)
         self._base = base or {}
-        self._play = _Play(self._root, self._base)
+        self._play = _Play(self.root, self._base)
 
     def cuts(self, count: int, seed: int) -> list[int]:
         """Return `count` moments (numbers of events that happened), ascending, with repetition."""
@@ -140,7 +140,7 @@ class Disk:
         Quick for cuts that ascend: the events before are played once.
         """
         if cut < self._play.taken:
-            self._play = _Play(self._root, self._base)
+            self._play = _Play(self.root, self._base)
         play = self._play
         for number in range(play.taken, cut):
             play.take(number, self.events[number])
@@ -150,8 +150,8 @@ class Disk:
             names.apply(change)
         keep = chance.choice((0.0, 0.5, 1.0, chance.random()))
         tear = chance.choice((0.0, 0.3))
-        for name, thing in names.within(self._root):
-            path = target / os.path.relpath(name, self._root)
+        for name, thing in names.within(self.root):
+            path = target / os.path.relpath(name, self.root)
             if isinstance(thing, Folder):
                 path.mkdir(parents=True, exist_ok=True)
             else:

@@ -1,0 +1,191 @@
+"""The applier alone, over a real database; what it sends is caught."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors import applier as applier_module
+from actors.applier import Applier
+from actors.messages import Applied, AppliedTo, Apply, CommittedTo, CompactionScheduled, Prune
+from etcdpb.rpc_pb2 import CompactionRequest, PutRequest, RangeRequest, RangeResponse
+from kv.batch import Op, encode_batch
+from storage.reader import Reader
+from transport.context import ActorContext
+from transport.counters import Board
+from transport.links import Welcome
+from transport.mailbox import Flush
+
+SESSION = 9
+NAMES = ["root", "applier", "raft-node", "lessor", "compactor", "snapshotter", "gateway-0"]
+
+
+class Bench:
+    """An applier on a bench: messages in by hand, messages out in a list."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "data" / "member").mkdir(parents=True)
+        (folder / "run").mkdir()
+        Board(folder / "run" / "board", create=NAMES)
+        self.actor = Applier(
+            ActorContext(
+                name="applier",
+                module="actors.applier",
+                incarnation=1,
+                run_dir=folder / "run",
+                data_dir=folder / "data",
+                member_name="m1",
+                config={},
+                sockets={},
+                lock_fd=-1,
+                log_fd=2,
+                root_pid=0,
+            )
+        )
+        self.sent: list[tuple[str, Any]] = []
+        self.actor.send = self._catch  # type: ignore[method-assign]
+        self.actor.on_start()
+        self.actor.welcome("gateway-0", SESSION)
+        self.reader = Reader(folder / "data" / "member" / "db")
+        self.index = 0
+
+    def _catch(self, receiver: str, message: object, items: int = 1) -> bool:
+        self.sent.append((receiver, message))
+        return True
+
+    def apply(self, *batches: bytes, committed: int | None = None, first: int = 0) -> None:
+        """Hand over entries after the last ones; committed unless said otherwise."""
+        first = first or self.index + 1
+        self.index = first + len(batches) - 1
+        count = len(batches)
+        committed = self.index if committed is None else committed
+        self.actor.apply(Apply(committed, first, [1] * count, [0] * count, list(batches)))
+        self.actor.flush(Flush())
+
+    def answers(self) -> list[list[Any]]:
+        return [b for _, m in self.sent if isinstance(m, Applied) for b in m.batches]
+
+    def value(self, key: bytes) -> bytes | None:
+        with self.reader.view() as view:
+            response = RangeResponse.FromString(view.range(RangeRequest(key=key)))
+        return response.kvs[0].value if response.kvs else None
+
+
+def opening() -> bytes:
+    import msgpack
+
+    slot = msgpack.packb((1, 0))
+    return encode_batch(SESSION, 0, 0, bytes([Op.OPEN_SESSION]), [slot])
+
+
+def put(number: int, key: bytes, value: bytes) -> bytes:
+    request = PutRequest(key=key, value=value).SerializeToString()
+    return encode_batch(SESSION, 1, number, bytes([Op.PUT]), [request])
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.setattr(applier_module, "WATCH_NS", 0)
+    bench = Bench(tmp_path)
+    bench.apply(opening())
+    bench.sent.clear()
+    yield bench
+    bench.reader.close()
+    bench.actor.links.close()
+
+
+def test_committed_entries_are_answered_to_the_gateway_of_their_session(bench: Bench) -> None:
+    bench.apply(put(1, b"k", b"v"), put(2, b"k", b"w"))
+
+    assert bench.answers() == [[SESSION, 1, [2]], [SESSION, 2, [3]]]
+    assert bench.value(b"k") == b"w"
+    assert AppliedTo(3, 1, False) in [m for _, m in bench.sent]
+
+
+def test_what_is_carried_out_ahead_is_neither_answered_nor_seen(bench: Bench) -> None:
+    bench.apply(put(1, b"k", b"v"), committed=1)
+
+    assert bench.answers() == []
+    assert bench.value(b"k") is None
+
+    bench.actor.committed_to(CommittedTo(2))
+    bench.actor.flush(Flush())
+
+    assert bench.answers() == [[SESSION, 1, [2]]]
+    assert bench.value(b"k") == b"v"
+
+
+def test_a_commit_short_of_the_last_entry_commits_nothing(bench: Bench) -> None:
+    bench.apply(put(1, b"k", b"v"), put(2, b"k", b"w"), committed=1)
+
+    bench.actor.committed_to(CommittedTo(2))
+    bench.actor.flush(Flush())
+
+    assert bench.answers() == []
+    assert bench.value(b"k") is None
+
+
+def test_a_new_stream_takes_back_what_was_carried_out_ahead(bench: Bench) -> None:
+    bench.apply(put(1, b"k", b"lost"), committed=1)
+
+    bench.actor.welcomed(Welcome("raft-node", 2, []))
+    has = bench.actor.have("raft-node")
+    bench.apply(put(1, b"k", b"kept"), first=2)
+
+    assert has == 1
+    assert bench.answers() == [[SESSION, 1, [2]]]
+    assert bench.value(b"k") == b"kept"
+
+
+def test_have_counts_only_what_is_committed(bench: Bench) -> None:
+    bench.apply(put(1, b"k", b"v"), committed=1)
+
+    assert bench.actor.have("raft-node") == 1
+
+
+def test_entries_it_has_already_are_passed_over(bench: Bench) -> None:
+    bench.apply(put(1, b"k", b"v"))
+    bench.sent.clear()
+
+    bench.apply(put(1, b"k", b"v"), put(2, b"k", b"w"), first=2)
+
+    assert bench.answers() == [[SESSION, 2, [3]]]
+    assert bench.value(b"k") == b"w"
+
+
+def test_a_gap_in_the_log_asks_for_the_stream_anew(bench: Bench) -> None:
+    before = bench.actor.links._incoming["raft-node"].stream
+
+    bench.apply(put(2, b"k", b"w"), first=3)
+
+    assert bench.actor.links._incoming["raft-node"].stream != before
+    assert bench.value(b"k") is None
+
+
+def test_the_same_request_again_is_answered_and_not_carried_out_again(bench: Bench) -> None:
+    bench.apply(put(1, b"k", b"v"))
+    bench.apply(put(1, b"k", b"v"))
+
+    assert bench.answers() == [[SESSION, 1, [2]], [SESSION, 1, [2]]]
+    with bench.reader.view() as view:
+        assert view.revision == 2
+
+
+def test_a_compaction_is_told_to_the_compactor_and_pruned_in_slices(bench: Bench) -> None:
+    bench.apply(*(put(n, b"k", b"%d" % n) for n in range(1, 11)))
+    request = CompactionRequest(revision=10).SerializeToString()
+
+    bench.apply(encode_batch(0, 0, 0, bytes([Op.COMPACT]), [request]))
+    scheduled = [m for _, m in bench.sent if isinstance(m, CompactionScheduled)]
+    bench.sent.clear()
+    bench.actor.prune(Prune(100))
+    bench.actor.flush(Flush())
+
+    assert [m.revision for m in scheduled] == [10]
+    ((receiver, pruned),) = bench.sent
+    assert receiver == "compactor"
+    assert pruned.finished
+    assert pruned.keys == 8
