@@ -35,6 +35,7 @@ from actors.messages import (
 )
 from actors.metrics import ApplierMetric, Histogram, RaftMetric
 from actors.space import Ballast
+from actors.wire import WATCHED_REQUESTS_MAX
 from kv.cluster import decode_member_change
 from kv.machine import Machine
 from raft.conf_change import decode, next_conf_state
@@ -52,8 +53,8 @@ REPORT_SECONDS: Final = 0.05
 WAL_FRAMES_MAX: Final = scaled(65_536)  # 256 MiB of 4 KiB pages
 RESTART_FRAMES_LEFT_MAX: Final = 1000
 RETRY_SECONDS_MAX: Final = 1.0
-WATCHED_REQUESTS_MAX: Final = 2
 WATCH_NS: Final = 400_000
+TOLD_BYTES: Final = 1 << 20
 
 
 @dataclass(slots=True)
@@ -79,6 +80,8 @@ class Applier(Actor):
         raft_node = self.board.block("raft-node") + Cell.METRICS
         self._committed_word = raft_node + RaftMetric.COMMITTED_INDEX
         self._applied_index = 0
+        self._told_index = 0
+        self._untold_bytes = 0
         self._sessions: dict[int, str] = {}
         self._gateways: list[str] = []
         self._prune_rows = 0
@@ -176,8 +179,10 @@ class Applier(Actor):
 
     @handles(Tick)
     def tick(self, message: Tick) -> None:
-        """Report progress to the snapshotter even when nothing more comes."""
+        """Report progress even when nothing more comes."""
         self._report(message.now)
+        if self._told_index != self._applied_index:
+            self._tell_raft_node(conf_changed=False)
         if not self._ballast.present:
             kept = self._ballast.keep()
             self.metric(ApplierMetric.NO_SPACE, not kept or bool(self._waiting))
@@ -236,6 +241,7 @@ class Applier(Actor):
 
     def _tell(self, held: _Held) -> None:
         machine, batches = self._machine, held.batches
+        self._note_progress()
         self.metric(ApplierMetric.NO_SPACE, not self._ballast.present)
         self._commit_took.observe(time.monotonic_ns() - held.started)
         for gateway in self._gateways:
@@ -244,13 +250,23 @@ class Applier(Actor):
                 Applied(machine.applied_index, machine.revision, batches.get(gateway, [])),
                 sum(len(batch[2]) for batch in batches.get(gateway, [])),
             )
-        self.send(
-            "raft-node", AppliedTo(machine.applied_index, machine.applied_term, held.conf_changed)
-        )
+        self._untold_bytes += sum(len(entry.data) for entry in held.entries)
+        if held.conf_changed or self._untold_bytes >= TOLD_BYTES:
+            self._tell_raft_node(conf_changed=held.conf_changed)
         if machine.compact_revision != held.compact_revision:
             self._schedule_pruning()
-        self._note_progress()
         self._report(time.monotonic())
+
+    def _tell_raft_node(self, *, conf_changed: bool) -> None:
+        """Tell progress by message, not for every batch: the raft node sees the word on the board.
+
+        At once when it carries a configuration change or frees much of the raft node's credit.
+        """
+        self._told_index = self._applied_index
+        self._untold_bytes = 0
+        self.send(
+            "raft-node", AppliedTo(self._applied_index, self._machine.applied_term, conf_changed)
+        )
 
     def _apply_entries(self, entries: list[Entry]) -> tuple[dict[str, list[Any]], bool]:
         machine = self._machine

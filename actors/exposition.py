@@ -7,6 +7,7 @@ Prometheus on a hot path: the words are there anyway, and this module reads them
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from actors.call_counts import RECEIVED, SENT, STARTED
 from actors.gateway_status import MemberWords
 from actors.metrics import (
     BUCKET_SECONDS,
@@ -29,6 +31,7 @@ from actors.metrics import (
     RaftMetric,
     SnapshotterMetric,
 )
+from kv.errors import Code
 from kv.version import CLUSTER_VERSION, VERSION
 from transport.counters import Board, Cell, Edge
 
@@ -50,6 +53,11 @@ GAUGES: Final[tuple[tuple[str, str, RaftMetric | ApplierMetric], ...]] = (
         "The revision up to which history is compacted.",
         ApplierMetric.COMPACT_REVISION,
     ),
+    (
+        "etcd_disk_wal_write_bytes_total",
+        "Bytes of entries appended to the log.",
+        RaftMetric.WAL_BYTES,
+    ),
     ("trouped_database_wal_frames", "Pages in the database's log.", ApplierMetric.WAL_FRAMES),
     ("trouped_raft_snapshot_index", "Index of the last snapshot.", RaftMetric.SNAPSHOT_INDEX),
 )
@@ -70,14 +78,28 @@ COUNTERS: Final[tuple[tuple[str, str, RaftMetric | ApplierMetric], ...]] = (
 )
 
 
-CallCounts = Callable[[], dict[tuple[str, str, str], int]]
+RANGE: Final = "/etcdserverpb.KV/Range"
+Totals = Callable[[], dict[tuple[str, str], dict[int, int]]]
+# Of etcd's counters these have no `_total` at their end, which the library would add.
+PLAIN_COUNTERS: Final = (
+    (
+        "etcd_server_health_success",
+        "The total number of successful health checks",
+        GatewayMetric.HEALTH_SUCCESS,
+    ),
+    (
+        "etcd_server_health_failures",
+        "The total number of failed health checks",
+        GatewayMetric.HEALTH_FAILURES,
+    ),
+)
 
 
 class MemberCollector(Collector):
     """Turns the words of one board into metric families."""
 
-    def __init__(self, board: Board, status: MemberWords, call_counts: CallCounts) -> None:
-        """`call_counts` gives (path, code, kind) -> calls answered by the gateway that is asked."""
+    def __init__(self, board: Board, status: MemberWords, call_counts: Totals) -> None:
+        """`call_counts` is CallCounts.total: what all gateways have done for clients."""
         self._board = board
         self._status = status
         self._call_counts = call_counts
@@ -115,29 +137,21 @@ class MemberCollector(Collector):
             return self._status.raft(word)
         return self._status.applier(word)
 
-    def _gateways(self) -> Iterator[Metric]:
+    def total(self, word: GatewayMetric) -> int:
+        """Return a word summed over all gateways."""
         board = self._board
         gateways = [name for name in board.names if name.startswith("gateway-")]
+        return sum(board.get(name, Cell.METRICS + word) for name in gateways)
 
-        def total(word: GatewayMetric) -> int:
-            return sum(board.get(name, Cell.METRICS + word) for name in gateways)
-
+    def _gateways(self) -> Iterator[Metric]:
+        total = self.total
         yield _gauge(
             "etcd_server_proposals_pending", "Proposals waiting.", total(GatewayMetric.PENDING)
         )
-        yield _counter("etcd_mvcc_range", "Ranges served.", total(GatewayMetric.RANGES))
         yield _counter(
             "etcd_server_slow_read_indexes",
             "Read indexes asked again.",
             total(GatewayMetric.SLOW_READ_INDEXES),
-        )
-        yield _counter(
-            "etcd_server_health_success", "Health checks.", total(GatewayMetric.HEALTH_SUCCESS)
-        )
-        yield _counter(
-            "etcd_server_health_failures",
-            "Failed health checks.",
-            total(GatewayMetric.HEALTH_FAILURES),
         )
         yield _counter(
             "etcd_network_client_grpc_received_bytes",
@@ -152,14 +166,32 @@ class MemberCollector(Collector):
         yield _counter(
             "trouped_reproposed", "Requests proposed again.", total(GatewayMetric.REPROPOSED)
         )
-        handled = CounterMetricFamily(
-            "grpc_server_handled",
-            "Calls answered by the gateway that was asked.",
-            labels=("grpc_code", "grpc_method", "grpc_service", "grpc_type"),
+        yield from self._calls()
+
+    def _calls(self) -> Iterator[Metric]:
+        calls = sorted(self._call_counts().items())
+        ranges = sum(counts.get(Code.OK, 0) for (path, _), counts in calls if path == RANGE)
+        yield _counter("etcd_mvcc_range", "Range calls served.", ranges)
+        labels = ("grpc_method", "grpc_service", "grpc_type")
+        families = (
+            ("grpc_server_started", "Calls begun.", STARTED),
+            ("grpc_server_msg_received", "Messages received.", RECEIVED),
+            ("grpc_server_msg_sent", "Messages sent.", SENT),
         )
-        for (path, code, kind), count in sorted(self._call_counts().items()):
+        for name, text, what in families:
+            family = CounterMetricFamily(name, text, labels=labels)
+            for (path, kind), counts in calls:
+                _, service, method = path.split("/")
+                family.add_metric((method, service, kind), counts.get(what, 0))
+            yield family
+        handled = CounterMetricFamily(
+            "grpc_server_handled", "Calls answered.", labels=("grpc_code", *labels)
+        )
+        for (path, kind), counts in calls:
             _, service, method = path.split("/")
-            handled.add_metric((code, method, service, kind), count)
+            for code, count in sorted(counts.items()):
+                if code <= max(Code):
+                    handled.add_metric((code_name(code), method, service, kind), count)
         yield handled
 
     def _histograms(self) -> Iterator[Metric]:
@@ -211,6 +243,8 @@ class MemberCollector(Collector):
         yield depth
         if Path("/proc/self/fd").exists():
             yield _gauge("os_fd_used", "Open descriptors.", len(os.listdir("/proc/self/fd")))
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        yield _gauge("os_fd_limit", "The most descriptors that may be open.", limit)
 
     def _edges(self) -> Iterator[Metric]:
         board = self._board
@@ -228,6 +262,14 @@ class MemberCollector(Collector):
                     if value:
                         family.add_metric((sender, receiver), value)
             yield family
+
+
+def code_name(code: int) -> str:
+    """Return a gRPC code as grpc-go spells it: OK, NotFound, DeadlineExceeded."""
+    name = Code(code).name
+    if name == "OK":
+        return name
+    return "Canceled" if name in ("CANCELED", "CANCELLED") else name.title().replace("_", "")
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
@@ -248,4 +290,8 @@ def exposition(collector: MemberCollector) -> bytes:
     """Return the Prometheus text of one member."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
-    return generate_latest(registry)
+    plain = [
+        f"# HELP {name} {text}\n# TYPE {name} counter\n{name} {float(collector.total(word))}\n"
+        for name, text, word in PLAIN_COUNTERS
+    ]
+    return generate_latest(registry) + "".join(plain).encode()

@@ -24,7 +24,9 @@ import msgpack
 import uvloop
 import zmq
 
+from actors.balance import Balance
 from actors.base import Actor, handles, run
+from actors.call_counts import CallCounts
 from actors.exposition import MemberCollector
 from actors.gateway_http import MemberPages
 from actors.gateway_status import MemberWords
@@ -43,7 +45,7 @@ from api.maintenance import MaintenanceService
 from api.server import ClientServer
 from etcdpb.rpc_pb2 import RangeRequest
 from kv.batch import Op
-from kv.errors import NO_SPACE, REQUEST_TOO_MANY_REQUESTS, Code
+from kv.errors import NO_SPACE, REQUEST_TOO_MANY_REQUESTS
 from storage.database import exists
 from storage.reader import Reader
 from transport.context import ActorContext
@@ -79,7 +81,12 @@ class Gateway(Actor):
         self._next_opening = 0.0
         self._serving = False
         self._flush_scheduled = False
-        self._physical: list[tuple[int, Callable[[], None]]] = []
+        self._balance = Balance(self.board, context.name)
+        words = self._block + Cell.METRICS
+        self._received_before = self._words[words + GatewayMetric.RECEIVED_BYTES]
+        self._sent_before = self._words[words + GatewayMetric.SENT_BYTES]
+        self.metric(GatewayMetric.READY, 0)
+        self._physical: list[tuple[int, Call, Callable[[], None]]] = []
         self._no_space = False
         self._overloaded = False
 
@@ -185,9 +192,11 @@ class Gateway(Actor):
         )
         router = kv.methods() | ClusterService(self).methods() | self._health.methods()
         router |= MaintenanceService(self).methods()
-        collector = MemberCollector(self.board, self._status, self._call_counts)
+        self._calls = CallCounts(self.board, self.name, router)
+        collector = MemberCollector(self.board, self._status, self._calls.total)
         pages = MemberPages(self.read, self._reader, self._status, collector, self.count)
         self._server = ClientServer(self._loop, router, pages.routes(), Limits.of(config))
+        self._server.may_accept = self._balance.may_accept
         self._serving = True
         for descriptor in self.context.sockets["client"]:
             self._server.listen(socket.socket(fileno=descriptor))
@@ -315,18 +324,28 @@ class Gateway(Actor):
         self.count(GatewayMetric.SLOW_READ_INDEXES, self._reads.late(now))
         self._wake_physical()
         self.metric(GatewayMetric.PENDING, len(self._proposals))
-        self._words[self._block + Cell.CONNECTIONS] = self._server.connections
+        self._look_at_clients(now)
         self._status.db_bytes, self._status.db_in_use_bytes = self._reader.sizes()
         self._schedule_flush()
+
+    def _look_at_clients(self, now: float) -> None:
+        """Tell the board about clients; take new ones unless others have far fewer."""
+        server = self._server
+        self._balance.look(now)
+        if self._balance.may_accept(server.connections):
+            server.resume_accept()
+        self._calls.publish()
+        self.metric(GatewayMetric.RECEIVED_BYTES, self._received_before + server.bytes_received)
+        self.metric(GatewayMetric.SENT_BYTES, self._sent_before + server.bytes_sent)
 
     def _wake_physical(self) -> None:
         pruned_to = self._status.applier(ApplierMetric.PRUNED_TO)
         waiting, self._physical = self._physical, []
-        for revision, done in waiting:
+        for revision, call, done in waiting:
             if pruned_to >= revision:
                 done()
-            else:
-                self._physical.append((revision, done))
+            elif not call.closed:
+                self._physical.append((revision, call, done))
 
     # --- api.backend.Backend ---------------------------------------------------------------------
 
@@ -364,9 +383,9 @@ class Gateway(Actor):
 
         self.read(call, serve, serializable=False)
 
-    def when_pruned(self, revision: int, done: Callable[[], None]) -> None:
-        """Call `done` when the pruning has passed a revision."""
-        self._physical.append((revision, done))
+    def when_pruned(self, revision: int, call: Call, done: Callable[[], None]) -> None:
+        """Call `done` when the pruning has passed a revision, unless the call is over."""
+        self._physical.append((revision, call, done))
 
     def status(self) -> MemberWords:
         """Return this member's words."""
@@ -383,15 +402,6 @@ class Gateway(Actor):
 
     def _ask_index(self, read_id: int) -> None:
         self.send("raft-node", ReadIndex(self.name, read_id), 0)
-
-    def _call_counts(self) -> dict[tuple[str, str, str], int]:
-        """Return (path, code, kind) -> calls handled here."""
-        return {
-            (path.decode(), Code(code).name, method.kind.value): count
-            for path, method in self._server.router.items()
-            for code, count in enumerate(method.handled)
-            if count
-        }
 
     def stats(self) -> dict[str, Any]:
         """Return what waits here."""

@@ -44,6 +44,10 @@ class _Probe:
         self._done("")
 
 
+def _unavailable(body: bytes) -> Response:
+    return Response(503, body, headers=(("X-Content-Type-Options", "nosniff"),))
+
+
 class MemberPages:
     """The pages of one member, served by one gateway."""
 
@@ -65,13 +69,13 @@ class MemberPages:
     def routes(self) -> HttpRoutes:
         """Return what answers which path."""
         routes = HttpRoutes()
-        routes.add("/version", self._version)
-        routes.add("/health", self._health)
+        routes.add("/version", self._version, "GET")
+        routes.add("/health", self._health, "GET")
         routes.add("/metrics", self._metrics)
         for page, checks in (("/livez", LIVEZ), ("/readyz", READYZ)):
-            routes.add(page, self._checks_page(checks))
+            routes.add(page, self._checks_page(checks), "GET")
             for check in checks:
-                routes.add(f"{page}/{check}", self._checks_page((check,)))
+                routes.add(f"{page}/{check}", self._checks_page((check,)), "GET")
         return routes
 
     def _version(self, _: Request) -> Response:
@@ -96,7 +100,7 @@ class MemberPages:
             self._count(GatewayMetric.HEALTH_FAILURES if reason else GatewayMetric.HEALTH_SUCCESS)
             health = {"health": "false" if reason else "true", "reason": reason}
             body = json.dumps(health, separators=(",", ":")).encode()
-            request.reply(Response(503 if reason else 200, body, _JSON))
+            request.reply(_unavailable(body + b"\n") if reason else Response(200, body))
 
         for alarm in self._alarms():
             if alarm not in excluded:
@@ -164,7 +168,7 @@ class _Checklist:
             for check, text in self._outcomes
         ]
         if failed:
-            self._request.reply(Response(503, "".join(lines).encode()))
+            self._request.reply(_unavailable("".join(lines).encode()))
         else:
             body = "".join(lines) + "ok\n" if self._verbose else "ok\n"
             self._request.reply(Response(200, body.encode()))

@@ -60,7 +60,6 @@ class ApplierMetric(IntEnum):
 class GatewayMetric(IntEnum):
     """Words of a gateway."""
 
-    RANGES = 0
     PENDING = 1
     RECEIVED_BYTES = 2
     SENT_BYTES = 3
@@ -69,6 +68,7 @@ class GatewayMetric(IntEnum):
     SLOW_READ_INDEXES = 6
     REPROPOSED = 7
     READY = 8
+    CALLS = 64  # pairs, see call_counts.py
 
 
 class SnapshotterMetric(IntEnum):

@@ -8,6 +8,7 @@ member's attributes have been applied, so a quorum and a leader exist.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+
 import msgpack
 
 from actors.proposals import Proposals

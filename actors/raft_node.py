@@ -32,8 +32,9 @@ from actors.messages import (
     ReadIndex,
     ReadStates,
 )
-from actors.metrics import Histogram, RaftMetric
+from actors.metrics import ApplierMetric, Histogram, RaftMetric
 from actors.recovery import recover
+from actors.wire import WATCHED_REQUESTS_MAX
 from raft.conf_change import decode
 from raft.config import Config
 from raft.errors import ProposalDroppedError
@@ -42,12 +43,15 @@ from raft.size import NO_LIMIT
 from raft.state import Entry, EntryType, HardState, SnapshotMetadata
 from storage.wal_errors import WalSpaceError
 from transport.context import ActorContext
+from transport.counters import Cell
 from transport.mailbox import Flush, Tick
 
 APPLY_BYTES_MAX: Final = 16 << 20
 MEMORY_BYTES_MAX: Final = 64 << 20
 PREPARE_BYTES: Final = 4 << 20
 SPACE_RETRY_SECONDS: Final = 0.05
+WATCHED_SYNC_NS: Final = 250_000  # the applier watches for longer than that
+TELL_SECONDS: Final = 0.002
 READS_ASKED_MAX: Final = 1000
 
 
@@ -63,6 +67,11 @@ class RaftNode(Actor):
         self._tick_length = int(config["heartbeat_interval_ms"]) / 1000
         self._election_timeout = int(config["election_timeout_ms"]) / 1000
         self._next_tick = time.monotonic() + self._tick_length
+        applier = self.board.block("applier") + Cell.METRICS
+        self._applied_word = applier + ApplierMetric.APPLIED_INDEX
+        self._tell_at: float | None = None
+        self._sync_ns = 0
+        self._requests = 0
         self._proposals: list[bytes] = []
         self._reads: dict[str, int] = {}
         self._reads_asked: dict[bytes, dict[str, int]] = {}
@@ -135,6 +144,7 @@ class RaftNode(Actor):
         """Take one batch; it is appended with all others of this turn."""
         self._proposals.append(message.batch)
         self.count(RaftMetric.REQUESTS, message.count)
+        self._requests += message.count
         self._requests_since_snapshot += message.count
 
     @handles(ReadIndex)
@@ -146,8 +156,6 @@ class RaftNode(Actor):
     def applied_to(self, message: AppliedTo) -> None:
         """The database has caught up: more may be sent, configuration changes take effect."""
         self._note_applied(message.index, conf_changed=message.conf_changed)
-        while self._outstanding and self._outstanding[0][0] <= message.index:
-            self._outstanding_bytes -= self._outstanding.popleft()[1]
 
     def _note_applied(self, index: int, *, conf_changed: bool) -> None:
         if index <= self._applied_index:
@@ -160,7 +168,6 @@ class RaftNode(Actor):
                     self._conf_state = self._node.apply_conf_change(change)
             self._campaign_alone()
         self._applied_index = index
-        self._note_sole_voter()
 
     @handles(Durable)
     def durable(self, message: Durable) -> None:
@@ -197,6 +204,8 @@ class RaftNode(Actor):
     @handles(Tick)
     def tick(self, message: Tick) -> None:
         """Raft's clock: one tick each heartbeat interval, none made up for after a long pause."""
+        if self._tell_at is not None and message.now >= self._tell_at:
+            self._tell_committed()
         if message.now >= self._next_tick:
             self._node.tick()
             self._next_tick = max(self._next_tick + self._tick_length, message.now)
@@ -208,6 +217,7 @@ class RaftNode(Actor):
     @handles(Flush)
     def flush(self, _: Flush) -> None:
         """Append and sync once for all that came, then hand on what is committed."""
+        self._see_applied()
         if self._proposals:
             proposals, self._proposals = self._proposals, []
             try:
@@ -223,6 +233,7 @@ class RaftNode(Actor):
             self._node.read_index(context)
         self._advance()
         self._pull()
+        self._requests = 0
 
     def _prepare_segment(self) -> None:
         """Make a slice of the next segment ready, so that no put waits for it."""
@@ -236,13 +247,13 @@ class RaftNode(Actor):
         if self._conf_state.voters == (self._id,) and not self._node.is_leader:
             self._node.campaign()
 
-    def _note_sole_voter(self) -> None:
+    def _note_sole_voter(self, applied: int) -> None:
         """Say whether a view of the database is fresh by itself (see MemberWords.is_sole_voter)."""
         sole = (
             self._node.is_leader
             and self._conf_state.voters == (self._id,)
             and not self._conf_state.voters_outgoing
-            and self._applied_index >= self._term_first_index > 0
+            and applied >= self._term_first_index > 0
         )
         if sole != self._sole_voter:
             self._sole_voter = sole
@@ -274,7 +285,8 @@ class RaftNode(Actor):
         if ready.must_sync:
             started = time.monotonic_ns()
             self._wal.sync()
-            self._fsync.observe(time.monotonic_ns() - started)
+            self._sync_ns = time.monotonic_ns() - started
+            self._fsync.observe(self._sync_ns)
         if ready.entries:
             if any(entry.type != EntryType.NORMAL for entry in ready.entries):
                 self._sole_voter = False
@@ -345,14 +357,33 @@ class RaftNode(Actor):
     def _pull(self) -> None:
         """Send committed entries to the applier, as far as its credit goes."""
         committed = self._committed
-        if self._sent_index > self._committed_told and self._committed_told < committed:
-            self._committed_told = min(committed, self._sent_index)
-            self.send("applier", CommittedTo(self._committed_told), 0)
+        if self._committed_told < min(committed, self._sent_index):
+            seen = self._requests <= WATCHED_REQUESTS_MAX and self._sync_ns < WATCHED_SYNC_NS
+            if seen and self._tell_at is None:
+                self._tell_at = time.monotonic() + TELL_SECONDS
+                self.actor_inbox.wake_at(self._tell_at)
+            elif not seen:
+                self._tell_committed()
         while self._sent_index < committed and self._outstanding_bytes < APPLY_BYTES_MAX:
             if not self.links.is_open("applier"):
                 return
             first = self._sent_index + 1
             self._send_entries(self._storage.entries(first, committed + 1, APPLY_BYTES_MAX))
+
+    def _tell_committed(self) -> None:
+        """Tell the applier that what it holds is durable, unless it has seen that by itself."""
+        self._tell_at = None
+        self._committed_told = min(self._committed, self._sent_index)
+        if self._words[self._applied_word] < self._committed_told:
+            self.send("applier", CommittedTo(self._committed_told), 0)
+
+    def _see_applied(self) -> None:
+        """Look how far the database is; messages say it too, but not for every batch."""
+        applied = self._words[self._applied_word]
+        while self._outstanding and self._outstanding[0][0] <= applied:
+            self._outstanding_bytes -= self._outstanding.popleft()[1]
+        if not self._sole_voter:
+            self._note_sole_voter(applied)
 
     def _send_entries(self, entries: Sequence[Entry]) -> None:
         datas = [entry.data for entry in entries]

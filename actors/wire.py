@@ -41,6 +41,10 @@ WIRE: Final[dict[int, type]] = {
 }
 codec: Final = Codec(WIRE)
 
+# Up to so many requests in a batch the applier looks at the raft node's word on the board for a
+# moment instead of waiting for CommittedTo; the raft node then tells only what was not seen.
+WATCHED_REQUESTS_MAX: Final = 2
+
 NEIGHBOURS: Final[dict[str, tuple[str, ...]]] = {
     "gateway": ("raft-node", "applier", "lessor"),
     "raft-node": ("gateway", "applier", "lessor", "compactor", "snapshotter", "transport"),

@@ -74,8 +74,8 @@ class Backend(Protocol):
     ) -> None:
         """Hash the history; `finished(revision, hash, compact_revision, hash_revision)`."""
 
-    def when_pruned(self, revision: int, done: Callable[[], None]) -> None:
-        """Call `done` once history up to `revision` has been pruned from disk."""
+    def when_pruned(self, revision: int, call: Call, done: Callable[[], None]) -> None:
+        """Call `done` once history up to `revision` is gone from disk, unless the call is over."""
 
     def status(self) -> MemberStatus:
         """Return what this member knows of itself, without asking anyone."""

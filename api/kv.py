@@ -188,10 +188,9 @@ class _PhysicalCompaction:
         """The compaction is logged; wait for the disk."""
 
         def done() -> None:
-            if not self._call.closed:
-                self._call.reply(self._backend.header(revision) + body)
+            self._call.reply(self._backend.header(revision) + body)
 
-        self._backend.when_pruned(self._revision, done)
+        self._backend.when_pruned(self._revision, self._call, done)
 
 
 __all__ = ["KvService", "StreamHandler", "parsed"]

@@ -283,7 +283,8 @@ class ClientServer:
     Counters are plain and readable at any time: `connections` open now, `accepted`, `rejected` and
     `accept_failures` in all, `bytes_received`, `bytes_sent`, and those of each Method.
     `clock` must be the monotonic clock that deadlines are read against. `on_rejected(peer, why)`
-    hears of clients that fail the TLS handshake.
+    hears of clients that fail the TLS handshake. `may_accept(connections)` is asked before each
+    accept; on False accepting pauses until `resume_accept`.
     """
 
     def __init__(
@@ -304,6 +305,7 @@ class ClientServer:
         self.rejected = 0
         self.accept_failures = 0
         self.on_rejected: Callable[[str, str], None] | None = None
+        self.may_accept: Callable[[int], bool] | None = None
         self.bytes_received = 0
         self.bytes_sent = 0
         self.draining = False
@@ -321,8 +323,8 @@ class ClientServer:
 
     @property
     def connections(self) -> int:
-        """How many clients are connected."""
-        return len(self._protocols)
+        """How many clients are connected, or being connected."""
+        return len(self._protocols) + len(self._accepting)
 
     @property
     def busy(self) -> int:
@@ -354,6 +356,9 @@ class ClientServer:
 
     def _accept(self, sock: socket.socket) -> None:
         for _ in range(ACCEPTS_PER_TURN):
+            if self.may_accept is not None and not self.may_accept(self.connections):
+                self.pause_accept()
+                return
             try:
                 client, _ = sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):

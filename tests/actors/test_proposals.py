@@ -5,7 +5,13 @@ from typing import Any
 import pytest
 
 from actors.messages import Propose
-from actors.proposals import BATCH_REQUESTS_MAX, CREDIT_REQUESTS, Proposals
+from actors.proposals import (
+    BATCH_REQUESTS_MAX,
+    CREDIT_REQUESTS,
+    QUEUE_BYTES_MAX,
+    Proposals,
+    SessionClosedError,
+)
 from kv.batch import Batch, Op, decode_batch
 from kv.errors import COMPACTED, SESSION_CLOSED, TIMEOUT, Status
 
@@ -193,13 +199,82 @@ def test_a_new_raft_node_is_sent_everything_unanswered_in_order(
     assert [message.first_id for message in wire.sent] == [1, 3]
 
 
-def test_closing_refuses_what_waits(proposals: Proposals) -> None:
-    (sent,) = put_all(proposals, 1)
+def test_a_session_that_was_closed_answers_nobody_and_says_so(proposals: Proposals) -> None:
+    askers = put_all(proposals, 2)
     proposals.flush(0.0)
-    (queued,) = put_all(proposals, 1)
 
-    proposals.close()
+    with pytest.raises(SessionClosedError):
+        proposals.applied(1, [-SESSION_CLOSED.number] * 2)
 
-    assert sent.outcomes == [SESSION_CLOSED]
-    assert queued.outcomes == [SESSION_CLOSED]
-    assert len(proposals) == 1 or not list(proposals.unanswered())
+    assert [asker.outcomes for asker in askers] == [[], []]
+
+
+def test_a_session_whose_opening_is_refused_is_not_used(proposals: Proposals) -> None:
+    proposals.check([5])
+
+    with pytest.raises(SessionClosedError):
+        proposals.check([-SESSION_CLOSED.number])
+
+
+def test_a_call_that_never_left_the_queue_is_told_after_its_timeout(
+    proposals: Proposals, wire: Wire
+) -> None:
+    proposals.open = False
+    proposals.late(0.0)
+    (asker,) = put_all(proposals, 1)
+    proposals.late(0.05)
+
+    proposals.late(7.0)
+    early = list(asker.outcomes)
+    proposals.late(7.05)
+
+    assert early == []
+    assert asker.outcomes == [TIMEOUT]
+    assert len(proposals) == 0
+    assert wire.sent == []
+
+
+def test_only_what_is_too_old_leaves_the_queue(proposals: Proposals) -> None:
+    proposals.open = False
+    (old,) = put_all(proposals, 1)
+    proposals.late(0.0)
+    (young,) = put_all(proposals, 1)
+    proposals.late(1.0)
+
+    proposals.late(7.5)
+    proposals.open = True
+    proposals.flush(7.5)
+
+    assert (old.outcomes, young.outcomes) == ([TIMEOUT], [])
+    assert list(proposals.unanswered()) == [(1, 1)]
+
+
+def test_requests_that_left_the_queue_in_time_are_not_expired(proposals: Proposals) -> None:
+    proposals.open = False
+    first = put_all(proposals, 3)
+    proposals.late(0.0)
+    proposals.open = True
+    proposals.flush(0.1)
+    proposals.applied(1, [2, 3, 4])
+    proposals.open = False
+    second = put_all(proposals, 3)
+
+    proposals.late(7.0)
+
+    assert [asker.outcomes for asker in first] == [[(2, b"")], [(3, b"")], [(4, b"")]]
+    assert [asker.outcomes for asker in second] == [[], [], []]
+
+
+def test_the_queue_is_bounded_in_requests_and_in_bytes(proposals: Proposals) -> None:
+    proposals.open = False
+    value = b"v" * (1 << 20)
+
+    for _ in range(QUEUE_BYTES_MAX // len(value)):
+        assert not proposals.overloaded
+        proposals.add(Op.PUT, value, Asker())
+    full = proposals.overloaded
+    proposals.open = True
+    proposals.flush(0.0)
+
+    assert full
+    assert not proposals.overloaded

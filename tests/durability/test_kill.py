@@ -20,6 +20,7 @@ pytestmark = pytest.mark.e2e
 ROUNDS = 5
 ROUNDS_SLOW = 100
 WRITERS = 8
+HEIR_SECONDS = 10.0
 ACTORS = (
     "gateway-0", "raft-node", "applier", "lessor", "compactor", "snapshotter", "transport",
     "zygote",
@@ -44,6 +45,15 @@ def kill_member(folder: Path, count: int, seed: int) -> None:
     assert acknowledged >= 2 * WRITERS * count
 
 
+def pid_of(member: Member, actor: str) -> int:
+    """Return an actor's pid, waiting until the one killed before has its heir."""
+    deadline = time.monotonic() + HEIR_SECONDS
+    while (pid := member.actors().get(actor)) is None:
+        assert time.monotonic() < deadline, f"no {actor} for {HEIR_SECONDS} s"
+        time.sleep(0.01)
+    return pid
+
+
 def kill_actor(folder: Path, actor: str, count: int, seed: int) -> None:
     chance = Random(seed)
     with Member(folder) as member:
@@ -52,7 +62,7 @@ def kill_actor(folder: Path, actor: str, count: int, seed: int) -> None:
 
         def strike(_: int, load: Writers) -> None:
             time.sleep(chance.uniform(0.0, 0.1))  # the random moment
-            os.kill(member.actors()[actor], signal.SIGKILL)
+            os.kill(pid_of(member, actor), signal.SIGKILL)
             load.wait_for(5 * WRITERS)
 
         done = rounds(member.endpoint, count, WRITERS, strike)

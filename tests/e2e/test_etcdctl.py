@@ -298,11 +298,21 @@ def test_version_and_unknown_services_are_told_apart(one: Etcdctl) -> None:
     assert one.run("version").out.startswith("etcdctl version: 3.")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("load", ["s", "m"])
-def test_check_perf_passes(one: Etcdctl, load: str) -> None:
-    printed = one.run("check", "perf", f"--load={load}", timeout=180)
+def check_perf(etcdctl: Etcdctl, load: str) -> list[str]:
+    """Run etcdctl's own load test for a minute; return its verdicts, the last one on all."""
+    printed = etcdctl.run("check", "perf", f"--load={load}", timeout=180)
+    verdicts = re.findall(r"^(?:PASS|FAIL|Slowest|Stddev).*", printed.out, re.MULTILINE)
+    print(etcdctl.member.binary, *verdicts, sep="\n  ")  # noqa: T201
+    return verdicts
 
-    print(printed.out)  # noqa: T201
-    assert printed.out.splitlines()[-1] == "PASS"
-    assert printed.status == 0
+
+@pytest.mark.slow
+def test_check_perf_passes_with_a_small_load(both: Both) -> None:
+    assert check_perf(both.member, "s")[-1] == "PASS"
+
+
+@pytest.mark.slow
+def test_check_perf_passes_with_a_medium_load_where_etcd_does(both: Both) -> None:
+    ours = check_perf(both.member, "m")
+
+    assert ours[-1] == "PASS" or check_perf(both.reference, "m")[-1] != "PASS"

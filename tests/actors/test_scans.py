@@ -1,0 +1,187 @@
+"""Scans take turns: one slice each, none while the client does not read."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from actors.scans import SCANS_MAX, Scans
+from kv.errors import COMPACTED, REQUEST_TOO_MANY_REQUESTS, EtcdError, Status
+
+
+class Loop:
+    """An event loop whose turns are counted."""
+
+    def __init__(self) -> None:
+        self.due: deque[Callable[[], None]] = deque()
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self.due.append(callback)
+
+    def turn(self) -> None:
+        for _ in range(len(self.due)):
+            self.due.popleft()()
+
+
+class Caller:
+    """A call."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.on_drain: Callable[[], None] | None = None
+        self.on_close: Callable[[], None] | None = None
+        self.outcome: Any = None
+
+    def fail(self, status: Status) -> None:
+        self.closed = True
+        self.outcome = status
+
+    def drained(self) -> None:
+        assert self.on_drain is not None
+        self.on_drain()
+
+
+class Job:
+    """Work of a number of steps."""
+
+    def __init__(self, steps: int, error: EtcdError | None = None) -> None:
+        self.steps = steps
+        self.stepped = 0
+        self.room = True
+        self.closings = 0
+        self._error = error
+
+    def ready(self) -> bool:
+        return self.room
+
+    def step(self) -> bool:
+        if self._error is not None:
+            raise self._error
+        self.stepped += 1
+        return self.stepped == self.steps
+
+    def finish(self, call: Any) -> None:
+        call.outcome = "done"
+
+    def close(self) -> None:
+        self.closings += 1
+
+
+class Desk:
+    def __init__(self) -> None:
+        self.loop = Loop()
+        self.scans = Scans(None, None, self.loop.call_soon)  # type: ignore[arg-type]
+
+    def start(self, job: Job) -> Caller:
+        caller = Caller()
+        self.scans.start(caller, job)  # type: ignore[arg-type]
+        return caller
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def test_one_slice_is_worked_in_a_turn_of_the_loop(desk: Desk) -> None:
+    job = Job(3)
+    caller = desk.start(job)
+
+    desk.loop.turn()
+    first = job.stepped, caller.outcome
+    desk.loop.turn()
+    desk.loop.turn()
+
+    assert first == (1, None)
+    assert caller.outcome == "done"
+    assert (job.closings, len(desk.scans), len(desk.loop.due)) == (1, 0, 0)
+
+
+def test_scans_take_turns(desk: Desk) -> None:
+    jobs = [Job(5), Job(5)]
+    for job in jobs:
+        desk.start(job)
+
+    for _ in range(4):
+        desk.loop.turn()
+
+    assert [job.stepped for job in jobs] == [2, 2]
+
+
+def test_a_scan_nobody_waits_for_ends(desk: Desk) -> None:
+    job = Job(5)
+    caller = desk.start(job)
+    caller.closed = True
+
+    desk.loop.turn()
+
+    assert (job.stepped, job.closings, len(desk.scans)) == (0, 1, 0)
+
+
+def test_an_error_answers_the_call(desk: Desk) -> None:
+    job = Job(5, EtcdError(COMPACTED))
+    caller = desk.start(job)
+
+    desk.loop.turn()
+
+    assert (caller.outcome, job.closings, len(desk.scans)) == (COMPACTED, 1, 0)
+
+
+def test_a_client_that_does_not_read_costs_no_turn_and_no_connection(desk: Desk) -> None:
+    job = Job(5)
+    desk.start(job)
+    job.room = False
+
+    desk.loop.turn()
+
+    assert len(desk.loop.due) == 0
+    assert (job.stepped, job.closings) == (0, 1)
+    assert len(desk.scans) == 1
+
+
+def test_a_stalled_scan_goes_on_when_the_client_reads(desk: Desk) -> None:
+    job = Job(1)
+    caller = desk.start(job)
+    job.room = False
+    desk.loop.turn()
+
+    job.room = True
+    caller.drained()
+    desk.loop.turn()
+
+    assert caller.outcome == "done"
+    assert (caller.on_drain, caller.on_close) == (None, None)
+    assert len(desk.scans) == 0
+
+
+def test_a_stalled_scan_ends_with_its_call(desk: Desk) -> None:
+    job = Job(1)
+    caller = desk.start(job)
+    job.room = False
+    desk.loop.turn()
+
+    caller.closed = True
+    assert caller.on_close is not None
+    caller.on_close()
+    desk.loop.turn()
+
+    assert (job.stepped, len(desk.scans), len(desk.loop.due)) == (0, 0, 0)
+
+
+def test_too_many_scans_at_once_are_refused_stalled_ones_counted(desk: Desk) -> None:
+    stalled = Job(1)
+    stalled.room = False
+    desk.start(stalled)
+    desk.loop.turn()
+    for _ in range(SCANS_MAX - 1):
+        desk.start(Job(1))
+    refused = Job(1)
+
+    with pytest.raises(EtcdError) as caught:
+        desk.start(refused)
+
+    assert caught.value.status == REQUEST_TOO_MANY_REQUESTS
+    assert refused.closings == 1
