@@ -2,7 +2,8 @@
 
 A gateway's words hold pairs (what, how many), taken into use as methods are called: `what` is
 1 + the method's place among all paths * CODES + the gRPC code of calls answered (or STARTED,
-RECEIVED, SENT: calls begun and messages), the same in every gateway. A successor goes on from its predecessor's counts, so no counter ever falls while the member lives.
+RECEIVED, SENT: calls begun and messages), the same in every gateway. A successor goes on from its
+predecessor's counts, so no counter ever falls while the member lives.
 """
 
 from __future__ import annotations

@@ -267,9 +267,7 @@ class MemberCollector(Collector):
 def code_name(code: int) -> str:
     """Return a gRPC code as grpc-go spells it: OK, NotFound, DeadlineExceeded."""
     name = Code(code).name
-    if name == "OK":
-        return name
-    return "Canceled" if name in ("CANCELED", "CANCELLED") else name.title().replace("_", "")
+    return name if name == "OK" else name.title().replace("_", "")
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

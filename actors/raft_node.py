@@ -82,6 +82,7 @@ class RaftNode(Actor):
         self._outstanding: deque[tuple[int, int]] = deque()
         self._outstanding_bytes = 0
         self._requests_since_snapshot = 0
+        self._early_durable: Durable | None = None
         self._memory_bytes = 0
         self._term_first_index = 0
         self._prepared = False
@@ -168,13 +169,20 @@ class RaftNode(Actor):
                     self._conf_state = self._node.apply_conf_change(change)
             self._campaign_alone()
         self._applied_index = index
+        early = self._early_durable
+        if early is not None and early.applied_index <= index:
+            self._early_durable = None
+            self.durable(early)
 
     @handles(Durable)
     def durable(self, message: Durable) -> None:
         """The database file covers an index: record it, and let go of log it makes needless."""
         full = self._memory_bytes > MEMORY_BYTES_MAX
         index = message.applied_index
-        if index <= self._snapshot_index or index > self._applied_index:
+        if index <= self._snapshot_index:
+            return
+        if index > self._applied_index:  # the applier's own message is still to come
+            self._early_durable = message
             return
         if self._requests_since_snapshot < self._snapshot_count and not full:
             return

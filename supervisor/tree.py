@@ -31,69 +31,73 @@ RAFT_NODE_ALLOWANCES: Final = {FLUSH_TAG: 10.0, TICK_TAG: 10.0, _TAGS[Durable]: 
 STORAGE_FAILED: Final = frozenset({STORAGE_EXIT_CODE})
 
 
-def children(gateways: int) -> tuple[ChildSpec, ...]:
-    """Return the children of a member with so many gateways."""
-    return (
-        ChildSpec(
-            name="transport",
-            module="actors.transport",
-            exit_code=86,
-            reason="first up, last down: raft must be able to speak while the others come and go",
-            oom_score_adj=100,
-        ),
-        ChildSpec(
-            name="applier",
-            module="actors.applier",
-            exit_code=82,
-            final_exit_codes=STORAGE_FAILED,
-            reason="the only writer of the database; one transaction may be long",
-            allowances=APPLIER_ALLOWANCES,
-            keeps_lock=True,
-        ),
-        ChildSpec(
-            name="raft-node",
-            module="actors.raft_node",
-            exit_code=81,
-            final_exit_codes=STORAGE_FAILED,
-            reason="owns the log; a slow disk may hold up one fdatasync",
-            allowances=RAFT_NODE_ALLOWANCES,
-            keeps_lock=True,
-        ),
-        ChildSpec(
-            name="lessor",
-            module="actors.lessor",
-            exit_code=83,
-            reason="lease clocks only; state is in the database",
-            oom_score_adj=100,
-        ),
-        ChildSpec(
-            name="compactor",
-            module="actors.compactor",
-            exit_code=84,
-            reason="paces background work; a half-done job is taken up again",
-            oom_score_adj=200,
-        ),
-        ChildSpec(
-            name="snapshotter",
-            module="actors.snapshotter",
-            exit_code=85,
-            final_exit_codes=STORAGE_FAILED,
-            reason="background disk work: it yields to all others, and one checkpoint may be long",
-            allowances={TICK_TAG: 120.0},
-            oom_score_adj=300,
-            nice=10,
-        ),
-        *(
-            ChildSpec(
-                name=f"gateway-{slot}",
-                module="actors.gateway",
-                exit_code=87,
-                reason="holds clients' memory: the first to go when there is none left",
-                oom_score_adj=500,
-                listens=True,
-                drains_first=True,
-                shutdown=0.9,
-            )
-            for slot in range(gateways)
-        ),
+STAGE: Final = (
+    ChildSpec(
+        name="transport",
+        module="actors.transport",
+        exit_code=86,
+        reason="first up, last down: raft must be able to speak while the others come and go",
+        oom_score_adj=100,
+    ),
+    ChildSpec(
+        name="applier",
+        module="actors.applier",
+        exit_code=82,
+        final_exit_codes=STORAGE_FAILED,
+        reason="the only writer of the database; one transaction may be long",
+        allowances=APPLIER_ALLOWANCES,
+        keeps_lock=True,
+    ),
+    ChildSpec(
+        name="raft-node",
+        module="actors.raft_node",
+        exit_code=81,
+        final_exit_codes=STORAGE_FAILED,
+        reason="owns the log; a slow disk may hold up one fdatasync",
+        allowances=RAFT_NODE_ALLOWANCES,
+        keeps_lock=True,
+    ),
+    ChildSpec(
+        name="lessor",
+        module="actors.lessor",
+        exit_code=83,
+        reason="lease clocks only; state is in the database",
+        oom_score_adj=100,
+    ),
+    ChildSpec(
+        name="compactor",
+        module="actors.compactor",
+        exit_code=84,
+        reason="paces background work; a half-done job is taken up again",
+        oom_score_adj=200,
+    ),
+    ChildSpec(
+        name="snapshotter",
+        module="actors.snapshotter",
+        exit_code=85,
+        final_exit_codes=STORAGE_FAILED,
+        reason="background disk work: it yields to all others, and one checkpoint may be long",
+        allowances={TICK_TAG: 120.0},
+        oom_score_adj=300,
+        nice=10,
+    ),
+)
+
+
+def gateway(slot: int) -> ChildSpec:
+    """Return the spec of one gateway."""
+    return ChildSpec(
+        name=f"gateway-{slot}",
+        module="actors.gateway",
+        exit_code=87,
+        reason="holds clients' memory: the first to go when there is none left",
+        oom_score_adj=500,
+        listens=True,
+        drains_first=True,
+        shutdown=0.9,
     )
+
+
+def children(gateways: int) -> tuple[ChildSpec, ...]:
+    """Return the children of a member with so many gateways, in start order."""
+    return (*STAGE, *map(gateway, range(gateways)))

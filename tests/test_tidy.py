@@ -143,7 +143,7 @@ def test_no_file_names_a_private_folder() -> None:
         ("api/a.py", "import json\n", "no docstring"),
         ("api/utils.py", '"""D."""\n', "says nothing"),
         ("api/a.py", '"""D."""\nclass Oops(Exception): ...\n', "errors end in Error"),
-        ("api/a.py", "\"\"\"D.\"\"\"\nx = 1  # type" + ": ignore\n", "names its rule"),
+        ("api/a.py", '"""D."""\nx = 1  # type' + ": ignore\n", "names its rule"),
         ("api/a.py", '"""D."""\n' + "x = 1\n" * 601, "602 lines"),
         ("api/a.py", '"""D."""\ndef f():\n' + " x = 1\n" * 60, "f has 61 lines"),
     ],

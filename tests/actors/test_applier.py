@@ -17,7 +17,7 @@ from storage.reader import Reader
 from transport.context import ActorContext
 from transport.counters import Board
 from transport.links import Welcome
-from transport.mailbox import Flush
+from transport.mailbox import Flush, Tick
 
 SESSION = 9
 NAMES = ["root", "applier", "raft-node", "lessor", "compactor", "snapshotter", "gateway-0"]
@@ -102,6 +102,9 @@ def test_committed_entries_are_answered_to_the_gateway_of_their_session(bench: B
 
     assert bench.answers() == [[SESSION, 1, [2]], [SESSION, 2, [3]]]
     assert bench.value(b"k") == b"w"
+
+    bench.actor.tick(Tick(0.0))
+
     assert AppliedTo(3, 1, False) in [m for _, m in bench.sent]
 
 

@@ -1,3 +1,5 @@
+"""A gateway's session: batches, credit, retries, the mark."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,3 +1,5 @@
+"""The reserve of disk space."""
+
 from __future__ import annotations
 
 import os

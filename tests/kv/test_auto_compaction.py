@@ -1,3 +1,5 @@
+"""etcd's two policies of compacting by itself."""
+
 from __future__ import annotations
 
 from kv.auto_compaction import REVISION_INTERVAL_SECONDS, Periodic, Revision, policy

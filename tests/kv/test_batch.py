@@ -1,3 +1,5 @@
+"""The encoding of a raft entry's requests."""
+
 from __future__ import annotations
 
 import msgpack

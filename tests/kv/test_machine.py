@@ -1,3 +1,5 @@
+"""The state machine, entry by entry."""
+
 from __future__ import annotations
 
 from pathlib import Path

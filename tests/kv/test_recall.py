@@ -1,3 +1,5 @@
+"""Big results that are carried out again instead of kept."""
+
 from __future__ import annotations
 
 from pathlib import Path

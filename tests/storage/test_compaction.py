@@ -1,3 +1,5 @@
+"""Pruning history in slices."""
+
 from __future__ import annotations
 
 from pathlib import Path

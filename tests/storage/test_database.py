@@ -1,3 +1,5 @@
+"""Database files: created, named, opened."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""A gateway's reads of the database."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""The writer's side of the database."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Messages as bytes, and who may send to whom."""
+
 from __future__ import annotations
 
 import pytest

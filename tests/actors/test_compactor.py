@@ -1,0 +1,86 @@
+"""The compactor alone: one slice of pruning in flight, and none lost for ever."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.compactor import Compactor
+from actors.messages import CompactionScheduled, Prune, Pruned
+from tests.actors.boards import context, make_board
+from transport.links import Welcome
+from transport.mailbox import Tick
+
+CONFIG = {
+    "auto_compaction_seconds": 0.0,
+    "auto_compaction_revisions": 0,
+    "compaction_batch_limit": 1000,
+    "compaction_sleep_interval_seconds": 0.01,
+}
+FAR = 1e12  # a time by which every pause is over
+
+
+class Desk:
+    def __init__(self, folder: Path) -> None:
+        make_board(folder)
+        self.actor = Compactor(context(folder, "compactor", CONFIG))
+        self.sent: list[Any] = []
+        self.actor.send = self._catch  # type: ignore[method-assign]
+
+    def _catch(self, receiver: str, message: object, items: int = 1) -> bool:
+        assert receiver == "applier"
+        self.sent.append(message)
+        return True
+
+    def tick(self) -> None:
+        self.actor.tick(Tick(FAR))
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def test_one_slice_is_in_flight_at_a_time(desk: Desk) -> None:
+    desk.actor.scheduled(CompactionScheduled(revision=9, pruned_to=0))
+
+    desk.tick()
+    desk.tick()
+    first = list(desk.sent)
+    desk.actor.pruned(Pruned(9, 1000, 10, finished=False))
+    desk.tick()
+
+    assert first == [Prune(1000)]
+    assert desk.sent == [Prune(1000), Prune(1000)]
+
+
+def test_nothing_is_asked_for_when_the_job_is_done(desk: Desk) -> None:
+    desk.actor.scheduled(CompactionScheduled(revision=9, pruned_to=0))
+    desk.tick()
+
+    desk.actor.pruned(Pruned(9, 10, 1, finished=True))
+    desk.tick()
+
+    assert desk.sent == [Prune(1000)]
+
+
+def test_a_slice_asked_of_a_dead_applier_is_asked_for_again(desk: Desk) -> None:
+    desk.actor.scheduled(CompactionScheduled(revision=9, pruned_to=0))
+    desk.tick()
+
+    desk.actor.welcomed(Welcome("applier", 2, []))
+    desk.tick()
+
+    assert desk.sent == [Prune(1000), Prune(1000)]
+
+
+def test_a_slice_lost_on_the_way_to_a_living_applier_is_asked_for_again(desk: Desk) -> None:
+    desk.actor.scheduled(CompactionScheduled(revision=9, pruned_to=0))
+    desk.tick()
+
+    desk.actor.welcome("applier", 0)  # it opens its stream anew: it has seen a gap
+    desk.tick()
+
+    assert desk.sent == [Prune(1000), Prune(1000)]

@@ -1,0 +1,210 @@
+"""/metrics: etcd's names, types and labels; the figures of the whole member."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from actors.call_counts import PAIRS_MAX, CallCounts
+from actors.exposition import MemberCollector, code_name, exposition
+from actors.gateway_status import MemberWords
+from actors.metrics import ApplierMetric, GatewayMetric, Histogram, RaftMetric
+from api.grpc import Method
+from kv.errors import Code
+from tests.actors.boards import make_board
+from transport.counters import Board, Cell
+
+PUT, RANGE = b"/etcdserverpb.KV/Put", b"/etcdserverpb.KV/Range"
+# Name as in the TYPE line -> type.
+ETCD = {
+    "etcd_cluster_version": "gauge",
+    "etcd_debugging_mvcc_compact_revision": "gauge",
+    "etcd_debugging_mvcc_current_revision": "gauge",
+    "etcd_debugging_mvcc_db_compaction_keys_total": "counter",
+    "etcd_disk_backend_commit_duration_seconds": "histogram",
+    "etcd_disk_wal_fsync_duration_seconds": "histogram",
+    "etcd_disk_wal_write_bytes_total": "gauge",
+    "etcd_mvcc_db_total_size_in_bytes": "gauge",
+    "etcd_mvcc_db_total_size_in_use_in_bytes": "gauge",
+    "etcd_mvcc_delete_total": "counter",
+    "etcd_mvcc_put_total": "counter",
+    "etcd_mvcc_range_total": "counter",
+    "etcd_mvcc_txn_total": "counter",
+    "etcd_network_client_grpc_received_bytes_total": "counter",
+    "etcd_network_client_grpc_sent_bytes_total": "counter",
+    "etcd_server_has_leader": "gauge",
+    "etcd_server_health_failures": "counter",
+    "etcd_server_health_success": "counter",
+    "etcd_server_id": "gauge",
+    "etcd_server_is_leader": "gauge",
+    "etcd_server_is_learner": "gauge",
+    "etcd_server_leader_changes_seen_total": "counter",
+    "etcd_server_proposals_applied_total": "gauge",
+    "etcd_server_proposals_committed_total": "gauge",
+    "etcd_server_proposals_failed_total": "counter",
+    "etcd_server_proposals_pending": "gauge",
+    "etcd_server_quota_backend_bytes": "gauge",
+    "etcd_server_slow_read_indexes_total": "counter",
+    "etcd_server_version": "gauge",
+    "grpc_server_handled_total": "counter",
+    "grpc_server_msg_received_total": "counter",
+    "grpc_server_msg_sent_total": "counter",
+    "grpc_server_started_total": "counter",
+    "os_fd_limit": "gauge",
+    "os_fd_used": "gauge",
+}
+
+
+def router() -> dict[bytes, Method]:
+    return {path: Method.unary(lambda call, message: None) for path in (PUT, RANGE)}
+
+
+def answer(method: Method, code: Code, count: int = 1) -> None:
+    method.started += count
+    method.received += count
+    method.sent += count if code == Code.OK else 0
+    method.handled[code] += count
+
+
+class Member:
+    """A board, and what each of two gateways would answer."""
+
+    def __init__(self, folder: Path) -> None:
+        self.board = make_board(folder)
+        self.routers = [router(), router()]
+        self.counts = [
+            CallCounts(self.board, f"gateway-{slot}", self.routers[slot]) for slot in range(2)
+        ]
+
+    def page(self, slot: int = 0) -> str:
+        status = MemberWords(self.board, 2 << 30)
+        return exposition(MemberCollector(self.board, status, self.counts[slot].total)).decode()
+
+
+@pytest.fixture
+def member(tmp_path: Path) -> Member:
+    return Member(tmp_path)
+
+
+def value(page: str, name: str, **labels: str) -> float:
+    """Return the value of one sample."""
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            if sample.name == name and labels.items() <= sample.labels.items():
+                return float(sample.value)
+    raise AssertionError(f"no sample {name} {labels}")
+
+
+def set_word(board: Board, name: str, word: int, value: int) -> None:
+    board.set(name, Cell.METRICS + word, value)
+
+
+def test_etcds_names_are_there_with_etcds_types(member: Member) -> None:
+    answer(member.routers[0][PUT], Code.OK)
+
+    page = member.page()
+
+    types = dict(line.split()[2:] for line in page.splitlines() if line.startswith("# TYPE"))
+    assert {name: types.get(name) for name in ETCD} == ETCD
+
+
+def test_every_sample_belongs_to_a_family_with_help_and_type(member: Member) -> None:
+    answer(member.routers[0][PUT], Code.OK)
+
+    families = list(text_string_to_metric_families(member.page()))
+
+    assert all(family.documentation and family.type != "unknown" for family in families)
+
+
+def test_calls_are_those_of_all_gateways_whichever_is_asked(member: Member) -> None:
+    answer(member.routers[0][PUT], Code.OK, 3)
+    answer(member.routers[1][PUT], Code.OK, 4)
+    answer(member.routers[1][RANGE], Code.NOT_FOUND)
+    for counts in member.counts:
+        counts.publish()
+
+    pages = [member.page(0), member.page(1)]
+
+    for page in pages:
+        assert value(page, "grpc_server_handled_total", grpc_method="Put") == 7
+        assert value(page, "grpc_server_started_total", grpc_method="Range") == 1
+        assert value(page, "grpc_server_msg_sent_total", grpc_method="Put") == 7
+        labels = {
+            "grpc_code": "NotFound",
+            "grpc_method": "Range",
+            "grpc_service": "etcdserverpb.KV",
+            "grpc_type": "unary",
+        }
+        assert value(page, "grpc_server_handled_total", **labels) == 1
+        assert value(page, "etcd_mvcc_range_total") == 0
+
+
+def test_a_restarted_gateway_goes_on_counting_where_its_predecessor_stopped(
+    member: Member,
+) -> None:
+    answer(member.routers[0][PUT], Code.OK, 3)
+    member.counts[0].publish()
+
+    successor = router()
+    counts = CallCounts(member.board, "gateway-0", successor)
+    answer(successor[PUT], Code.OK, 2)
+    counts.publish()
+
+    assert counts.total()[PUT.decode(), "unary"][Code.OK] == 5
+
+
+def test_what_finds_no_room_is_left_out_and_harms_nobody(tmp_path: Path) -> None:
+    board = make_board(tmp_path)
+    many = {b"/s/m%d" % n: Method.unary(lambda call, message: None) for n in range(PAIRS_MAX)}
+    counts = CallCounts(board, "gateway-0", many)
+    for method in many.values():
+        answer(method, Code.OK)
+
+    counts.publish()
+
+    assert sum(map(len, counts.total().values())) == PAIRS_MAX
+    neighbour = board.block("gateway-1")
+    assert board.words[neighbour + Cell.INCARNATION] == 1
+
+
+def test_gauges_and_counters_come_from_the_words_of_their_actors(member: Member) -> None:
+    board = member.board
+    set_word(board, "raft-node", RaftMetric.COMMITTED_INDEX, 11)
+    set_word(board, "raft-node", RaftMetric.LEADER, 7)
+    set_word(board, "raft-node", RaftMetric.MEMBER_ID, 0xABC)
+    set_word(board, "applier", ApplierMetric.REVISION, 12)
+    for slot in range(2):
+        set_word(board, f"gateway-{slot}", GatewayMetric.PENDING, 3)
+        set_word(board, f"gateway-{slot}", GatewayMetric.HEALTH_SUCCESS, 2)
+
+    page = member.page()
+
+    assert value(page, "etcd_server_proposals_committed_total") == 11
+    assert value(page, "etcd_server_has_leader") == 1
+    assert value(page, "etcd_server_id", server_id="abc") == 1
+    assert value(page, "etcd_debugging_mvcc_current_revision") == 12
+    assert value(page, "etcd_server_proposals_pending") == 6
+    assert "\netcd_server_health_success 4.0\n" in page
+
+
+def test_a_histogram_is_cumulative_in_etcds_buckets(member: Member) -> None:
+    histogram = Histogram(member.board, "raft-node", RaftMetric.FSYNC)
+    for milliseconds in (0.5, 1.5, 10_000):
+        histogram.observe(int(milliseconds * 1e6))
+
+    page = member.page()
+
+    name = "etcd_disk_wal_fsync_duration_seconds"
+    assert value(page, f"{name}_bucket", le="0.001") == 1
+    assert value(page, f"{name}_bucket", le="0.002") == 2
+    assert value(page, f"{name}_bucket", le="8.192") == 2
+    assert value(page, f"{name}_count") == 3
+    assert value(page, f"{name}_sum") == pytest.approx(10.002)
+
+
+def test_codes_are_spelt_as_grpc_go_spells_them() -> None:
+    names = [code_name(code) for code in (Code.OK, Code.CANCELED, Code.DEADLINE_EXCEEDED)]
+
+    assert names == ["OK", "Canceled", "DeadlineExceeded"]
