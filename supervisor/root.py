@@ -44,11 +44,7 @@ from transport.mailbox import Tick
 STOP_SECONDS: Final = 1.3
 EVENTS_MAX: Final = 100
 ZYGOTE: Final = ChildSpec(
-    name="zygote",
-    module="supervisor.zygote",
-    exit_code=88,
-    reason="forks every child",
-    start_within=15.0,
+    name="zygote", module="supervisor.zygote", exit_code=88, reason="forks every child"
 )
 
 
@@ -79,6 +75,8 @@ class Surroundings:
     log_read_fd: int = -1
     log_write_fd: int = -1
     stuck_detection: bool = True
+    zygote_within: float = 15.0
+    """Seconds in which the zygote must have made a child."""
 
 
 class RootActor(pykka.ThreadingActor):
@@ -302,7 +300,7 @@ class RootActor(pykka.ThreadingActor):
             self._zygote_asked = None
         elif self._zygote_asked is None:
             self._zygote_asked = now
-        elif now - max(self._zygote_asked, self._stuck.awake_since) > ZYGOTE.start_within:
+        elif now - max(self._zygote_asked, self._stuck.awake_since) > self._around.zygote_within:
             self._zygote_asked = None
             self._sink.log("error", "zygote is stuck, killing it", pid=self._nursery.pid)
             with suppress(ProcessLookupError):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import resource
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -194,3 +196,49 @@ def resident_bytes() -> int:
     """Return this process's resident set."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
+
+
+def test_clients_that_have_gone_before_they_are_accepted_harm_nobody(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    accidents: list[dict[str, object]] = []
+    loop.set_exception_handler(lambda _, accident: accidents.append(accident))
+    server, port = serve(loop)
+    server.pause_accept()
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    server.resume_accept()
+    loop.run_until_complete(until(lambda: server.rejected == 20))
+    gc.collect()  # a task that failed unseen is told when it is collected
+    loop.run_until_complete(server.shutdown(0.0))
+
+    assert accidents == []
+    assert server.accepted == 20
+    assert server.connections == 0
+
+
+def test_a_server_that_may_not_accept_leaves_clients_waiting(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    server, port = serve(loop)
+    server.may_accept = lambda connections: connections < 2
+
+    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+    loop.run_until_complete(until(lambda: server.connections == 2))
+    held_back = server.accepted
+    server.may_accept = None
+    server.resume_accept()
+    loop.run_until_complete(until(lambda: server.connections == 3))
+    for client in clients:
+        client.close()
+    loop.run_until_complete(server.shutdown(0.0))
+
+    assert held_back == 2
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.005)

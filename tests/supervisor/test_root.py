@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,6 +154,40 @@ def test_children_ordered_while_there_is_no_zygote_are_started_once() -> None:
         assert sorted(event["incarnation"] for event in starts) == [1, 1, 2, 2]
 
 
+def test_a_frozen_zygote_that_owes_a_child_is_replaced() -> None:
+    with ToyMember("applier", "lessor", zygote_within=0.5) as member:
+        member.until_up()
+        lessor, zygote = member.pid("lessor"), member.zygote()
+
+        os.kill(zygote, signal.SIGSTOP)
+        os.kill(member.pid("applier"), signal.SIGKILL)
+        eventually(lambda: member.is_up("applier", 2), "another zygote has made it")
+
+        assert member.zygote() != zygote
+        assert member.pid("lessor") == lessor
+        starts = [event for event in member.ask("events")["events"] if event["event"] == "started"]
+        assert [event["actor"] for event in starts].count("applier") == 2
+
+
+def test_a_zygote_that_can_make_no_process_ends_and_says_so() -> None:
+    script = (
+        "import os, socket\n"
+        "from supervisor import zygote\n"
+        "forks = []\n"
+        "def fork():\n"
+        "    if forks: raise BlockingIOError('no more processes')\n"
+        "    forks.append(1); return real()\n"
+        "real, os.fork = os.fork, fork\n"
+        "zygote.fork_twice(socket.socketpair()[0], {'name': 'applier', 'incarnation': 1})\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=15, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (1, "no process for applier\n")
+
+
 def test_sigkill_of_root_leaves_no_orphan() -> None:
     with ToyMember("applier", "gateway-0") as member:
         member.until_up()
@@ -262,6 +298,21 @@ def test_a_second_signal_ends_everything_at_once() -> None:
 
         assert seconds < 1.0
         assert not is_running(member.pid("applier") or 1 << 22)
+
+
+def test_a_second_signal_that_finds_a_child_gone_already_is_no_accident() -> None:
+    with ToyMember("applier", "lessor", behaviour={"lessor": "deaf"}) as member:
+        member.until_up()
+        root = member.process.pid
+
+        os.kill(root, signal.SIGSTOP)
+        os.kill(member.pid("applier"), signal.SIGKILL)
+        eventually(lambda: not is_running(member.pid("applier")), "it is gone, root has not seen")
+        os.kill(root, signal.SIGTERM)
+        os.kill(root, signal.SIGINT)
+        os.kill(root, signal.SIGCONT)
+
+        assert member.process.wait(15) == 0
 
 
 def test_lines_of_all_children_arrive_whole() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from supervisor.spec import ChildSpec
-from supervisor.stuck import NANOSECONDS, Stuck, StuckDetector
+from supervisor.stuck import NANOSECONDS, Stuck, StuckDetector, is_stopped
 from transport.counters import Board, Cell, State
 
 TAG = 6
@@ -90,6 +94,39 @@ def test_a_child_that_is_still_starting_has_longer(board: Board, look: Look) -> 
 
     assert look(160.0) is None
     assert look(160.25) is not None
+
+
+def test_a_stopped_process_is_found_after_the_childs_time_whatever_it_was_doing(
+    board: Board,
+) -> None:
+    detector = StuckDetector(board, stopped=lambda pid: pid == 77)
+    detector.started("applier", 100.0)
+    board.set("applier", Cell.SINCE_NS, 101 * NANOSECONDS)
+    board.set("applier", Cell.TAG, TAG)
+    board.set("applier", Cell.PID, 77)
+
+    for moment in range(100, 107):
+        detector.look_begins(moment)
+    early = detector.judge(SPEC, 106.0)
+    late = detector.judge(SPEC, 106.5)
+    board.set("applier", Cell.PID, 78)
+    busy = detector.judge(SPEC, 106.5)
+
+    assert early is None
+    assert late == Stuck(5.5, TAG)
+    assert busy is None
+
+
+def test_a_process_is_stopped_by_its_state() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    running = is_stopped(child.pid)
+    child.send_signal(signal.SIGSTOP)
+    os.waitpid(child.pid, os.WUNTRACED)
+    stopped = is_stopped(child.pid)
+    child.kill()
+    child.wait()
+
+    assert (running, stopped, is_stopped(child.pid)) == (False, True, False)
 
 
 def test_when_root_itself_stood_still_everybodys_time_starts_again(board: Board) -> None:

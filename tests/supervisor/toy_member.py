@@ -1,7 +1,7 @@
 """A root over toy actors, as a process of its own: `python -m tests.supervisor.toy_member JSON`.
 
 JSON: {"run_dir", "children": [fields of ChildSpec], "behaviour": {name: behaviour},
-"stuck_detection": bool}.
+"stuck_detection": bool, "zygote_within": seconds}.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ def main() -> None:
         log_read_fd=log_read_fd,
         log_write_fd=log_write_fd,
         stuck_detection=told.get("stuck_detection", True),
+        zygote_within=told.get("zygote_within", 15.0),
     )
     root = RootActor(specs, around, board, sink)
     root.serve()

@@ -49,6 +49,7 @@ class ToyMember:
         *children: str | dict[str, Any],
         behaviour: dict[str, str] | None = None,
         stuck_detection: bool = True,
+        zygote_within: float = 15.0,
         stderr: int | None = None,
     ) -> None:
         self.run_dir = Path(tempfile.mkdtemp(prefix="tr-", dir="/tmp"))
@@ -59,6 +60,7 @@ class ToyMember:
             "children": fields,
             "behaviour": behaviour or {},
             "stuck_detection": stuck_detection,
+            "zygote_within": zygote_within,
         }
         self._log = (self.run_dir / "log").open("wb")
         self.process = subprocess.Popen(

@@ -35,9 +35,20 @@ def refuse(_: dict[str, Any]) -> dict[str, Any]:
     raise RuntimeError("dictionary changed size during iteration")
 
 
+class HalfMade:
+    """An actor that has not started yet."""
+
+    index: int
+
+
 def serve(path: Path) -> None:
     ControlServer(
-        path, {"echo": lambda request: {"said": request["text"]}, "refuse": refuse}
+        path,
+        {
+            "echo": lambda request: {"said": request["text"]},
+            "refuse": refuse,
+            "early": lambda _: {"index": HalfMade().index},
+        },
     ).start()
 
 
@@ -65,6 +76,18 @@ def test_a_handler_that_is_disturbed_says_so_and_the_next_request_is_answered(
     serve(path)
 
     disturbed = client.ask("refuse", PATIENCE_SECONDS)
+
+    assert disturbed["error"].startswith("try again")
+    assert client.ask("ping", PATIENCE_SECONDS) == {}
+
+
+@pytest.mark.parametrize("cmd", ["early", "echo"])
+def test_a_question_that_comes_too_early_or_lacks_something_stops_nobody(
+    path: Path, client: ControlClient, cmd: str
+) -> None:
+    serve(path)
+
+    disturbed = client.ask(cmd, PATIENCE_SECONDS)
 
     assert disturbed["error"].startswith("try again")
     assert client.ask("ping", PATIENCE_SECONDS) == {}
