@@ -36,6 +36,7 @@ from actors.messages import (
 from actors.metrics import ApplierMetric, Histogram, RaftMetric
 from actors.space import Ballast
 from actors.wire import WATCHED_REQUESTS_MAX
+from kv.batch import Op
 from kv.cluster import decode_member_change
 from kv.machine import Machine
 from raft.conf_change import decode, next_conf_state
@@ -55,6 +56,11 @@ RESTART_FRAMES_LEFT_MAX: Final = 1000
 RETRY_SECONDS_MAX: Final = 1.0
 WATCH_NS: Final = 400_000
 TOLD_BYTES: Final = 1 << 20
+COUNTED: Final = {
+    Op.PUT: ApplierMetric.PUTS,
+    Op.DELETE_RANGE: ApplierMetric.DELETES,
+    Op.TXN: ApplierMetric.TXNS,
+}
 
 
 @dataclass(slots=True)
@@ -241,15 +247,15 @@ class Applier(Actor):
 
     def _tell(self, held: _Held) -> None:
         machine, batches = self._machine, held.batches
-        self._note_progress()
-        self.metric(ApplierMetric.NO_SPACE, not self._ballast.present)
-        self._commit_took.observe(time.monotonic_ns() - held.started)
         for gateway in self._gateways:
             self.send(
                 gateway,
                 Applied(machine.applied_index, machine.revision, batches.get(gateway, [])),
                 sum(len(batch[2]) for batch in batches.get(gateway, [])),
             )
+        self._note_progress()
+        self.metric(ApplierMetric.NO_SPACE, not self._ballast.present)
+        self._commit_took.observe(time.monotonic_ns() - held.started)
         self._untold_bytes += sum(len(entry.data) for entry in held.entries)
         if held.conf_changed or self._untold_bytes >= TOLD_BYTES:
             self._tell_raft_node(conf_changed=held.conf_changed)
@@ -341,6 +347,9 @@ class Applier(Actor):
 
     def _note_progress(self) -> None:
         machine = self._machine
+        for op, word in COUNTED.items():
+            self.count(word, machine.executed[op])
+            machine.executed[op] = 0
         self.metric(ApplierMetric.APPLIED_INDEX, machine.applied_index)
         self.metric(ApplierMetric.APPLIED_TERM, machine.applied_term)
         self.metric(ApplierMetric.REVISION, machine.revision)

@@ -126,7 +126,7 @@ class Gateway(Actor):
             if accepted is not None:
                 links.handled(accepted[0])
                 self.on_receive(accepted[1])
-        self._schedule_flush()
+        self._flush_turn()
 
     def _turn(self) -> None:
         """Timers: Hellos, retries, timeouts, gauges."""

@@ -285,6 +285,9 @@ class RaftNode(Actor):
         if hard_state is not None:
             self._unwritten = hard_state
             self._storage.set_hard_state(hard_state)
+        if any(entry.type != EntryType.NORMAL for entry in ready.entries):
+            self._sole_voter = False
+            self.metric(RaftMetric.SOLE_VOTER, 0)
         if ready.entries or ready.must_sync:
             # A commit index alone needs no write of its own: it goes with the next record.
             self._append(ready.entries)
@@ -294,11 +297,11 @@ class RaftNode(Actor):
             started = time.monotonic_ns()
             self._wal.sync()
             self._sync_ns = time.monotonic_ns() - started
+            if self._sole_voter and ready.entries:
+                # Durable at the only voter is committed; the applier may be looking for it.
+                self.metric(RaftMetric.COMMITTED_INDEX, ready.entries[-1].index)
             self._fsync.observe(self._sync_ns)
         if ready.entries:
-            if any(entry.type != EntryType.NORMAL for entry in ready.entries):
-                self._sole_voter = False
-                self.metric(RaftMetric.SOLE_VOTER, 0)
             self._storage.append(ready.entries)
             size = sum(len(entry.data) for entry in ready.entries)
             self._memory_bytes += size

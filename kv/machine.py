@@ -63,9 +63,20 @@ class Applied:
 class Machine:
     """Applies entries to a store. See the module docstring."""
 
-    __slots__ = ("_alarmed", "_big", "_progress", "_sessions", "_state", "_store", "_writer")
+    __slots__ = (
+        "_alarmed",
+        "_big",
+        "_progress",
+        "_sessions",
+        "_state",
+        "_store",
+        "_writer",
+        "executed",
+    )
 
     def __init__(self, store: Store) -> None:
+        self.executed = dict.fromkeys((Op.PUT, Op.DELETE_RANGE, Op.TXN), 0)
+        """Requests carried out (also in what was rolled back): whoever counts them sets zero."""
         self._store = store
         self._big: dict[int, int] = {}
         self.reload()
@@ -223,6 +234,8 @@ class Machine:
     def _execute(self, ops: bytes, requests: list[bytes]) -> list[Result]:
         progress = self._progress
         results: list[Result] = []
+        for counted in self.executed:
+            self.executed[counted] += ops.count(counted)
         self._big = {}
         revision = progress.revision
         if revision + len(requests) > REVISION_MAX:

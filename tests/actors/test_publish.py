@@ -132,7 +132,11 @@ def test_without_a_leader_proposals_do_not_pile_up(stage: Stage) -> None:
     for tick in range(200):
         stage.proposals.late(7.0 + tick / 20)
 
-    assert len(stage.proposals) == 2  # the batch that may still be applied, and nothing else
+    piled_up = len(stage.proposals)
+    stage.publisher.start(publish=True)
+
+    assert piled_up == 2  # the batch that may still be applied, and nothing else
+    assert len(stage.proposals) == 4  # the next look tries again
 
 
 def test_a_refused_proposal_is_made_again_at_the_next_look_and_not_at_once(stage: Stage) -> None:

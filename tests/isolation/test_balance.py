@@ -50,11 +50,16 @@ def connect(member: Member, count: int) -> list[socket.socket]:
     return [socket.create_connection(("127.0.0.1", member.client_port)) for _ in range(count)]
 
 
-def calls_handled(member: Member) -> float:
+def metric(member: Member, name: str) -> float:
+    """Return the sum of all samples of a name, from whichever gateway answers."""
     with urllib.request.urlopen(f"{member.url}/metrics", timeout=PATIENCE_SECONDS) as page:
         text = page.read().decode()
-    found = re.findall(r"^grpc_server_handled_total{.*} (\S+)$", text, re.M)
+    found = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.M)
     return sum(map(float, found))
+
+
+def calls_handled(member: Member) -> float:
+    return metric(member, "grpc_server_handled_total")
 
 
 def test_a_hundred_connections_are_shared_by_both_gateways(member: Member) -> None:
@@ -79,6 +84,8 @@ def test_whichever_gateway_is_asked_the_counters_are_the_members(member: Member)
     eventually(lambda: calls_handled(member) == before + 20, "all have told the board")
 
     assert [calls_handled(member) for _ in range(10)] == [before + 20] * 10
+    assert metric(member, "etcd_mvcc_put_total") == 20
+    assert metric(member, "etcd_network_client_grpc_received_bytes_total") > 20 * 20
 
 
 def test_nobody_waits_long_for_a_killed_gateway_that_had_fewer_clients(member: Member) -> None:

@@ -265,6 +265,29 @@ def test_scans_wait_for_a_free_connection(tmp_path: Path) -> None:
     driver.close()
 
 
+@pytest.mark.parametrize("revision", [0, 150])
+def test_a_scan_that_let_go_of_its_connection_goes_on_with_another(
+    tmp_path: Path, tiny_steps: None, revision: int
+) -> None:
+    driver = filled(tmp_path)
+    for name in numbered(600):
+        driver.put(name)
+    request = RangeRequest(key=b"\0", range_end=b"\0", revision=revision)
+    expected = response(driver.reader.scan(request))
+    scan = driver.reader.scan(request)
+
+    while not scan.step():
+        scan.close()
+        others = [driver.reader.scan(ALL) for _ in range(POOL_MAX)]
+        for other in others:
+            other.step()  # takes whatever connections there are
+        for other in others:
+            other.close()
+
+    assert RangeResponse.FromString(b"".join(scan.body())) == expected
+    driver.close()
+
+
 def test_a_scan_waits_for_its_applied_index(tmp_path: Path) -> None:
     driver = filled(tmp_path)
     driver.put("a")
