@@ -20,11 +20,11 @@ import apsw
 from etcdpb.rpc_pb2 import RangeRequest, RangeResponse, TxnRequest
 from kv.cluster import Member
 from kv.range import is_small, range_response
-from kv.store import SUB_BITS, Result
+from kv.store import Result
 from kv.txn import read_txn
 from raft.state import ConfState
 from storage.database import generation, open_reader
-from storage.queries import Queries
+from storage.queries import NEWEST, Queries
 from storage.scan import HashScan, Scan, ScanPool
 from storage.schema import signed
 from storage.store import (
@@ -39,10 +39,6 @@ __all__ = ["Reader", "View", "is_small"]
 
 _PROGRESS: Final = (
     "SELECT applied_index, applied_term, revision, compact_revision, hash FROM progress"
-)
-_POINT: Final = (
-    f"SELECT h.value, k.create_revision, k.id >> {SUB_BITS}, k.version, k.lease "
-    "FROM key k CROSS JOIN history h ON h.id = k.id WHERE k.key = ? AND k.version > 0"
 )
 _SIZES: Final = "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count"
 
@@ -98,7 +94,7 @@ class View:
                 self._queries, request, self.revision, self.compact_revision
             ).SerializeToString()
         key = request.key
-        found = self._execute(_POINT, (key,)).fetchall()
+        found = self._execute(NEWEST, (key,)).fetchall()
         if not found:
             return b""
         value, create_revision, mod_revision, version, lease = found[0]
