@@ -78,6 +78,8 @@ class _Held:
 class Applier(Actor):
     """See the module docstring."""
 
+    tick_seconds = 0.2
+
     def __init__(self, context: ActorContext) -> None:
         super().__init__(context)
         self._waiting: list[Entry] = []

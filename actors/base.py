@@ -50,7 +50,7 @@ def handles(message_type: type[Any]) -> Callable[[H], H]:
 class Actor(pykka.ThreadingActor):
     """Dispatches a message to the method that @handles its exact type."""
 
-    tick_seconds: ClassVar[float] = 0.1
+    tick_seconds: ClassVar[float] = 1.0
     actor_inbox: Mailbox
     _handlers: ClassVar[dict[type[Any], str]] = {}
 

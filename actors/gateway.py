@@ -40,6 +40,7 @@ from api.cluster import ClusterService
 from api.grpc import Call, Limits
 from api.header import HeaderWriter
 from api.health import HealthService
+from api.http1 import HttpRoutes
 from api.kv import KvService
 from api.maintenance import MaintenanceService
 from api.server import ClientServer
@@ -52,7 +53,8 @@ from transport.context import ActorContext
 from transport.counters import Cell
 from transport.links import Welcome
 
-TICK_SECONDS: Final = 0.05
+TICK_SECONDS: Final = 0.1
+SIZES_SECONDS: Final = 1.0
 START_SECONDS: Final = 0.002
 UNAPPLIED_MAX: Final = 5000
 DRAIN_SECONDS: Final = 0.8
@@ -87,6 +89,7 @@ class Gateway(Actor):
         self._sent_before = self._words[words + GatewayMetric.SENT_BYTES]
         self.metric(GatewayMetric.READY, 0)
         self._physical: list[tuple[int, Call, Callable[[], None]]] = []
+        self._next_sizes = 0.0
         self._no_space = False
         self._overloaded = False
 
@@ -195,11 +198,19 @@ class Gateway(Actor):
         self._calls = CallCounts(self.board, self.name, router)
         collector = MemberCollector(self.board, self._status, self._calls.total)
         pages = MemberPages(self.read, self._reader, self._status, collector, self.count)
-        self._server = ClientServer(self._loop, router, pages.routes(), Limits.of(config))
+        sockets = self.context.sockets
+        limits = Limits.of(config)
+        routes = HttpRoutes() if sockets.get("http") else pages.routes()
+        self._server = ClientServer(self._loop, router, routes, limits)
         self._server.may_accept = self._balance.may_accept
+        self._pages = {
+            "http": ClientServer(self._loop, {}, pages.routes(), limits),
+            "metrics": ClientServer(self._loop, {}, pages.routes(version=False), limits),
+        }
         self._serving = True
-        for descriptor in self.context.sockets["client"]:
-            self._server.listen(socket.socket(fileno=descriptor))
+        for purpose, server in ({"client": self._server} | self._pages).items():
+            for descriptor in sockets.get(purpose, ()):
+                server.listen(socket.socket(fileno=descriptor))
         self._open_session(time.monotonic())
 
     def _open_session(self, now: float) -> None:
@@ -325,7 +336,9 @@ class Gateway(Actor):
         self._wake_physical()
         self.metric(GatewayMetric.PENDING, len(self._proposals))
         self._look_at_clients(now)
-        self._status.db_bytes, self._status.db_in_use_bytes = self._reader.sizes()
+        if now >= self._next_sizes or len(self._scans):
+            self._next_sizes = now + SIZES_SECONDS
+            self._status.db_bytes, self._status.db_in_use_bytes = self._reader.sizes()
         self._schedule_flush()
 
     def _look_at_clients(self, now: float) -> None:

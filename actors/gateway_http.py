@@ -66,10 +66,11 @@ class MemberPages:
         self._collector = collector
         self._count = count
 
-    def routes(self) -> HttpRoutes:
-        """Return what answers which path."""
+    def routes(self, *, version: bool = True) -> HttpRoutes:
+        """Return what answers which path; metrics URLs go without the version."""
         routes = HttpRoutes()
-        routes.add("/version", self._version, "GET")
+        if version:
+            routes.add("/version", self._version, "GET")
         routes.add("/health", self._health, "GET")
         routes.add("/metrics", self._metrics)
         for page, checks in (("/livez", LIVEZ), ("/readyz", READYZ)):

@@ -47,7 +47,7 @@ from transport.counters import Cell
 from transport.mailbox import Flush, Tick
 
 APPLY_BYTES_MAX: Final = 16 << 20
-MEMORY_BYTES_MAX: Final = 64 << 20
+MEMORY_BYTES_MAX: Final = 32 << 20
 PREPARE_BYTES: Final = 4 << 20
 SPACE_RETRY_SECONDS: Final = 0.05
 WATCHED_SYNC_NS: Final = 250_000  # the applier watches for longer than that
@@ -70,6 +70,7 @@ class RaftNode(Actor):
         applier = self.board.block("applier") + Cell.METRICS
         self._applied_word = applier + ApplierMetric.APPLIED_INDEX
         self._tell_at: float | None = None
+        self._next_grant = 0.0
         self._sync_ns = 0
         self._requests = 0
         self._proposals: list[bytes] = []
@@ -217,7 +218,8 @@ class RaftNode(Actor):
         if message.now >= self._next_tick:
             self._node.tick()
             self._next_tick = max(self._next_tick + self._tick_length, message.now)
-            self._grant()
+            if message.now >= self._next_grant:
+                self._grant()
             if not self._prepared:
                 self._prepare_segment()
         self.actor_inbox.wake_at(self._next_tick)
@@ -418,6 +420,7 @@ class RaftNode(Actor):
 
     def _grant(self) -> None:
         """Renew the leadership grant: the only voter's quorum is itself, now."""
+        self._next_grant = time.monotonic() + self._election_timeout / 3
         deadline = 0
         if self._node.is_leader:
             now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)

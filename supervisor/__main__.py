@@ -8,9 +8,10 @@ import sys
 from supervisor.config import Config, parse
 from supervisor.data_directory import data_dir_warnings, is_initialized, lock_data_dir
 from supervisor.errors import ConfigError, HelpRequested, StartError, VersionRequested
-from supervisor.listen import BoundSocket, bind_urls
+from supervisor.listen import bind_urls
 from supervisor.logs import LogSink, fatal
 from supervisor.member import serve
+from supervisor.not_built import check_built
 from supervisor.run_directory import remove_run_directory, run_directory
 from supervisor.validation import check_bootstrap
 
@@ -60,14 +61,23 @@ def start(config: Config, sink: LogSink) -> int:
     initialized = is_initialized(config.wal_directory)
     if not initialized:
         check_bootstrap(config)
+    check_built(config)
     lock_fd = lock_data_dir(config.data_dir)
     for msg, found in data_dir_warnings(config.data_dir):
         sink.log("warn", msg, **found)
-    bound: list[BoundSocket] = bind_urls(
-        config.listen_client_urls,
-        reuse_port=config.socket_reuse_port,
-        reuse_address=config.socket_reuse_address,
-    )
+    bound = {
+        purpose: bind_urls(
+            urls,
+            reuse_port=config.socket_reuse_port,
+            reuse_address=config.socket_reuse_address,
+        )
+        for purpose, urls in (
+            ("client", config.listen_client_urls),
+            ("http", config.listen_client_http_urls),
+            ("metrics", config.listen_metrics_urls),
+        )
+        if urls
+    }
     run_dir = run_directory(config, os.environ)
     try:
         return serve(config, sink, lock_fd, bound, run_dir, initialized=initialized)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def serve(
     config: Config,
     sink: LogSink,
     lock_fd: int,
-    bound: list[BoundSocket],
+    bound: Mapping[str, list[BoundSocket]],
     run_dir: Path,
     *,
     initialized: bool,
@@ -46,7 +46,10 @@ def serve(
         specs,
         name=config.name,
         data_dir=data_dir,
-        client_urls=[url for entry in bound for url in served_urls(entry)],
+        urls={
+            purpose: [url for entry in entries for url in served_urls(entry)]
+            for purpose, entries in bound.items()
+        },
     )
     sink.log("info", "starting an etcd server", **summary(config, initialized), run_dir=run_dir)
     around = Surroundings(
@@ -54,7 +57,10 @@ def serve(
         data_dir=data_dir,
         member_name=config.name,
         config=config.to_dict(),
-        sockets={"client": [entry.socket.fileno() for entry in bound]},
+        sockets={
+            purpose: [entry.socket.fileno() for entry in entries]
+            for purpose, entries in bound.items()
+        },
         lock_fd=lock_fd,
         log_read_fd=log_read_fd,
         log_write_fd=log_write_fd,
@@ -81,15 +87,16 @@ def write_info(
     *,
     name: str,
     data_dir: Path,
-    client_urls: list[str],
+    urls: Mapping[str, list[str]],
 ) -> None:
     """Write what troupectl wants to know even when root does not answer."""
     info = {
         "name": name,
         "data_dir": str(data_dir),
         "pid": os.getpid(),
-        "client_urls": client_urls,
-        "metrics_urls": [],
+        "client_urls": urls["client"],
+        "http_urls": urls.get("http", urls["client"]),
+        "metrics_urls": urls.get("metrics", []),
         "tags": {tag: cls.__name__ for tag, cls in WIRE.items()}
         | {FLUSH_TAG: "Flush", TICK_TAG: "Tick"},
         "children": [

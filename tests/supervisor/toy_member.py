@@ -47,7 +47,7 @@ def main() -> None:
     log_read_fd, log_write_fd = os.pipe()
     os.set_blocking(log_write_fd, False)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    write_info(run_dir, specs, name="toys", data_dir=run_dir, client_urls=[url])
+    write_info(run_dir, specs, name="toys", data_dir=run_dir, urls={"client": [url]})
     (run_dir / "root.json").write_text("{}")
     around = Surroundings(
         run_dir=run_dir,

@@ -1,0 +1,32 @@
+"""What etcd does and this member does not yet: refused at start, in one line, never half done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from supervisor.config import Config
+from supervisor.errors import StartError
+
+
+def check_built(config: Config) -> None:
+    """Raise StartError if the configuration asks for something that is not built yet."""
+    for missing in _missing(config):
+        raise StartError(f"{missing} not built yet")
+
+
+def _missing(config: Config) -> Iterator[str]:
+    urls = (
+        *config.listen_client_urls,
+        *config.listen_client_http_urls,
+        *config.listen_metrics_urls,
+    )
+    if any(url.is_secure for url in urls):
+        yield "TLS on client URLs (https://, unixs://) is"
+    if len(config.initial_cluster) > 1:
+        yield "clusters of several members (--initial-cluster) are"
+    if not config.is_new_cluster:
+        yield "joining a cluster (--initial-cluster-state existing) is"
+    if config.discovery_endpoints or config.discovery_srv:
+        yield "discovery (--discovery-endpoints, --discovery-srv) is"
+    if config.force_new_cluster:
+        yield "--force-new-cluster is"
