@@ -6,7 +6,8 @@ queue of our own: libzmq cannot tell how many messages it holds.
 
 Whenever the inbox runs dry, or after BATCH_MAX messages, the actor is handed a Flush: the moment to
 commit, fsync and send what the batch has produced. Group commit comes from here, not from a timer.
-Timers are messages too: a Tick at least every `tick_seconds`.
+Timers are messages too: a Tick at least every `tick_seconds`, but never two in one batch: an actor
+whose Tick takes longer than that still handles what it is sent.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Mailbox:
         self._poller.register(self._wake_in, zmq.POLLIN)
         self._since_flush = 0
         self._flushed = True
+        self._ticked = False
 
     def put(self, envelope: Envelope[Any], /) -> None:
         """Queue a local message (stop requests, tests); any thread may."""
@@ -71,7 +73,8 @@ class Mailbox:
             if self._local:
                 return self._local.popleft()
             now = time.monotonic()
-            if now >= self._next_tick:
+            if now >= self._next_tick and not self._ticked:
+                self._ticked = True
                 self._next_tick = now + self._tick_seconds
                 self.links.tick(now)
                 self._flushed = False
@@ -84,6 +87,7 @@ class Mailbox:
             if not self._flushed:
                 self._since_flush = 0
                 self._flushed = True
+                self._ticked = False
                 self._words[self._block + Cell.BATCHES] += 1
                 return Envelope(Flush())
             self._since_flush = 0

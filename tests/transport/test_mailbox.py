@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -177,3 +178,16 @@ def test_another_thread_wakes_it_and_goes_before_what_waits(desk: Desk) -> None:
     assert desk.take() == "stop"
     assert desk.mailbox.empty()
     assert desk.take() == "a"
+
+
+def test_ticks_that_are_always_due_starve_nobody(desk: Desk) -> None:
+    desk.post("one")
+    desk.links.socket.poll(1000)
+    taken: list[Any] = []
+    while len(taken) < 6:
+        desk.mailbox.wake_at(0.0)  # as an actor does whose Tick takes longer than its interval
+        taken.append(desk.take())
+
+    assert [type(message) for message in taken[:1]] == [Tick]
+    assert any(type(message) is not Tick and type(message) is not Flush for message in taken)
+    assert not any(type(a) is type(b) is Tick for a, b in itertools.pairwise(taken))
