@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from api.grpc import Call, Method, StreamHandler
+from api.grpc import Call, Method
 from api.kv import parsed
 from etcdpb.health_pb2 import HealthCheckRequest, HealthCheckResponse, HealthListResponse
 from kv.errors import Code
@@ -64,6 +64,3 @@ class HealthService:
         ready = self._is_ready()
         serving = HealthCheckResponse.SERVING if ready else HealthCheckResponse.NOT_SERVING
         return HealthCheckResponse(status=serving)
-
-
-__all__ = ["HealthService", "StreamHandler"]

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from api.backend import Backend
-from api.grpc import Call, Method, StreamHandler
+from api.grpc import Call, Method
 from api.validate import (
     check_compact_request,
     check_delete_request,
@@ -191,6 +191,3 @@ class _PhysicalCompaction:
             self._call.reply(self._backend.header(revision) + body)
 
         self._backend.when_pruned(self._revision, self._call, done)
-
-
-__all__ = ["KvService", "StreamHandler", "parsed"]

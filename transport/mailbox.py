@@ -21,7 +21,7 @@ from pykka._envelope import Envelope
 
 from raft.message import message
 from transport.counters import Board, Cell
-from transport.links import Hello, Links
+from transport.links import Links
 
 BATCH_MAX: Final = 256
 QUEUE_MAX: Final = 4096
@@ -141,6 +141,3 @@ class Mailbox:
         if hello is not None:
             self.links.tick(time.monotonic())
         self._words[self._block + Cell.LOOPS] += 1
-
-
-__all__ = ["Flush", "Hello", "Links", "Mailbox", "Tick"]
