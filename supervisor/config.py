@@ -6,7 +6,6 @@ everything etcd checks before it opens a file, and fills in what follows from ot
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,7 +23,6 @@ from supervisor.urls import Url, parse_url
 from supervisor.usage import version_text
 from supervisor.validation import validate
 
-GRPC_OVERHEAD_BYTES: Final = 512 * 1024
 SUBCOMMANDS: Final = ("gateway", "grpc-proxy")
 
 Entries = tuple[tuple[str, dict[str, object]], ...]
@@ -174,21 +172,6 @@ class Config:
     def election_ticks(self) -> int:
         """Heartbeat intervals in an election timeout."""
         return self.election_timeout_ms // self.heartbeat_interval_ms
-
-    @property
-    def request_timeout_seconds(self) -> float:
-        """Longest time a request may wait: 5 s and two elections (etcd ReqTimeout)."""
-        return 5 + 2 * self.election_ticks * self.heartbeat_interval_ms / 1000
-
-    @property
-    def min_lease_ttl_seconds(self) -> int:
-        """Shortest TTL a lease is granted: one and a half election timeouts, rounded up."""
-        return math.ceil(3 * self.election_ticks // 2 * self.heartbeat_interval_ms / 1000)
-
-    @property
-    def grpc_receive_bytes_max(self) -> int:
-        """Largest gRPC message accepted from a client."""
-        return self.max_request_bytes + GRPC_OVERHEAD_BYTES
 
     @property
     def member_dir(self) -> Path:
