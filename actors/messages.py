@@ -150,7 +150,88 @@ class Grant:
 
 @message
 class PeerMessages:
-    """raft-node <-> transport: raft messages for or from other members, encoded."""
+    """raft-node, snapshotter, lessor -> transport: `payloads[i]` goes to member `to[i]`.
+
+    `lanes[i]` is its transport.lanes.Lane: who gets it there, and what it never queues behind.
+    """
 
     to: list[int]
+    lanes: list[int]
     payloads: list[bytes]
+
+
+@message
+class PeerReceived:
+    """transport -> raft-node, snapshotter, lessor: payloads of the receiver's own lanes.
+
+    `senders[i]` is the member whose link brought `payloads[i]`.
+    """
+
+    senders: list[int]
+    lanes: list[int]
+    payloads: list[bytes]
+
+
+@message
+class PeerLinks:
+    """transport -> raft-node: what became of links.
+
+    Messages for `unreachable` members were dropped; the connection to `lost` ones was closed by
+    the other side, as when its process dies.
+    """
+
+    unreachable: list[int]
+    lost: list[int]
+
+
+@message
+class PeersChanged:
+    """raft-node -> transport: the list of members differs once the database has `index`."""
+
+    index: int
+
+
+@message
+class TransferLeader:
+    """gateway -> raft-node: make `to` the leader. The board tells when it is."""
+
+    to: int
+
+
+@message
+class SendSnapshot:
+    """raft-node -> snapshotter: member `to` needs a snapshot; `payload` is raft's MsgSnap.
+
+    The snapshotter fills in what its file really holds (index, term, ConfState).
+    """
+
+    to: int
+    payload: bytes
+
+
+@message
+class SnapshotStatus:
+    """snapshotter -> raft-node: sending a snapshot to `to` is over; `index` is what it held."""
+
+    to: int
+    index: int
+    ok: bool
+
+
+@message
+class SnapshotReceived:
+    """snapshotter -> raft-node: a snapshot is complete, verified and synced on disk.
+
+    `payload` is raft's MsgSnap with the file's index, term and ConfState; the file is
+    `storage.database.snapshot_name(term, index)` in the database directory.
+    """
+
+    payload: bytes
+
+
+@message
+class InstallSnapshot:
+    """raft-node -> applier: the log holds the record of this snapshot; switch to its file."""
+
+    index: int
+    term: int

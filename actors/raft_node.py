@@ -2,7 +2,7 @@
 
 Owns      the raft core, the log on disk and the recent log in memory.
 Receives  Propose and ReadIndex from gateways; AppliedTo from the applier; Durable from the
-          snapshotter; PeerMessages from the transport; Flush, Tick.
+          snapshotter; PeerReceived from the transport; Flush, Tick.
 Sends     Apply and CommittedTo to the applier (pulled: a bounded number of bytes outstanding);
           ReadStates to gateways; Grant to lessor and compactor; PeerMessages to the transport.
 Crashes   on a disk that fails to sync (the page cache can't be believed after that), on a log that
@@ -27,7 +27,7 @@ from actors.messages import (
     CommittedTo,
     Durable,
     Grant,
-    PeerMessages,
+    PeerReceived,
     Propose,
     ReadIndex,
     ReadStates,
@@ -205,10 +205,10 @@ class RaftNode(Actor):
             self.log.debug("compacted Raft logs", compact_index=keep_from)
         self._wal.release(self._storage.first_index() - 1, self._max_wals)
 
-    @handles(PeerMessages)
-    def peer_messages(self, message: PeerMessages) -> None:
+    @handles(PeerReceived)
+    def peer_received(self, message: PeerReceived) -> None:
         """Messages of other members; a member alone has no peers to send any."""
-        raise AssertionError(f"a message from a peer, but there is none: {message.to}")
+        raise AssertionError(f"a message from a peer, but there is none: {message.senders}")
 
     @handles(Tick)
     def tick(self, message: Tick) -> None:

@@ -10,6 +10,7 @@ What happens when an edge is full (RULES A2: no actor ever waits in a send):
   facts, grants, progress     may be dropped: the receiver sees the gap and reads the database;
                               a grant is latest-wins
   raft-node -> transport      dropped and reported to raft as unreachable
+  snapshotter, lessor -> transport   dropped: chunks and forwarded requests are asked for again
 """
 
 from __future__ import annotations
@@ -38,6 +39,14 @@ WIRE: Final[dict[int, type]] = {
     15: messages.Grant,
     16: messages.PeerMessages,
     17: messages.CommittedTo,
+    18: messages.PeerReceived,
+    19: messages.PeerLinks,
+    20: messages.PeersChanged,
+    21: messages.TransferLeader,
+    22: messages.SendSnapshot,
+    23: messages.SnapshotStatus,
+    24: messages.SnapshotReceived,
+    25: messages.InstallSnapshot,
 }
 codec: Final = Codec(WIRE)
 
@@ -49,10 +58,10 @@ NEIGHBOURS: Final[dict[str, tuple[str, ...]]] = {
     "gateway": ("raft-node", "applier", "lessor"),
     "raft-node": ("gateway", "applier", "lessor", "compactor", "snapshotter", "transport"),
     "applier": ("gateway", "raft-node", "lessor", "compactor", "snapshotter"),
-    "lessor": ("gateway", "raft-node", "applier"),
+    "lessor": ("gateway", "raft-node", "applier", "transport"),
     "compactor": ("raft-node", "applier"),
     "snapshotter": ("raft-node", "applier", "transport"),
-    "transport": ("raft-node", "snapshotter"),
+    "transport": ("raft-node", "snapshotter", "lessor"),
 }
 
 

@@ -58,6 +58,11 @@ def generation(directory: Path) -> str:
     return name
 
 
+def snapshot_name(term: int, index: int) -> str:
+    """Return the name of the database file of an installed snapshot."""
+    return f"db.{term}-{index}"
+
+
 def exists(directory: Path) -> bool:
     """Tell whether there is a database to open."""
     return (directory / CURRENT).exists()
