@@ -1,0 +1,59 @@
+"""raft's messages survive the way to another member."""
+
+from __future__ import annotations
+
+import pytest
+
+from actors.peer_codec import PeerMessageError, decode_peer, encode_peer, lane_of
+from raft.messages import (
+    PEER_MESSAGES,
+    MsgApp,
+    MsgHeartbeat,
+    MsgProp,
+    MsgReadIndexResp,
+    MsgSnap,
+    MsgVote,
+    PeerMessage,
+)
+from raft.state import ConfState, Entry, EntryType, Snapshot, SnapshotMetadata
+from transport.lanes import Lane
+
+ID = (1 << 64) - 17
+ENTRIES = (
+    Entry(3, 8, b"a" * 100),
+    Entry(3, 9, b"", EntryType.CONF_CHANGE_V2),
+)
+JOINT = ConfState((1, 2, ID), (4,), (1, 2), (5,), auto_leave=True)
+FULL: list[PeerMessage] = [
+    MsgApp(ID, 2, 3, 2, 7, ENTRIES, 6),
+    MsgApp(ID, 2, 3, 2, 7, (), 7),
+    MsgProp(ID, 2, 0, (Entry(0, 0, b"x"), Entry(0, 0, b"y", EntryType.CONF_CHANGE))),
+    MsgSnap(1, 2, 3, Snapshot(b"name", SnapshotMetadata(900, 3, JOINT))),
+    MsgVote(1, 2, 3, 4, 5, b"CampaignTransfer"),
+    MsgHeartbeat(1, 2, 3, 4, b"context"),
+    MsgReadIndexResp(1, 2, 3, 4, b"context"),
+]
+
+
+@pytest.mark.parametrize("message", FULL, ids=lambda m: type(m).__name__)
+def test_a_message_comes_back_as_it_was(message: PeerMessage) -> None:
+    assert decode_peer(encode_peer(message)) == message
+
+
+@pytest.mark.parametrize("kind", PEER_MESSAGES, ids=lambda kind: kind.__name__)
+def test_every_message_between_members_can_travel(kind: type[PeerMessage]) -> None:
+    message = kind(1, 2, 3)
+    assert decode_peer(encode_peer(message)) == message
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc1", b"\x93\x63\x01\x02", b"\x92\x02\x01", b"\x01"])
+def test_what_is_no_message_is_refused(data: bytes) -> None:
+    with pytest.raises(PeerMessageError):
+        decode_peer(data)
+
+
+def test_heartbeats_and_votes_go_beside_entries() -> None:
+    assert lane_of(MsgApp(1, 2, 3)) == Lane.APPEND
+    assert lane_of(MsgProp(1, 2, 3)) == Lane.APPEND
+    assert lane_of(MsgHeartbeat(1, 2, 3)) == Lane.CONTROL
+    assert lane_of(MsgVote(1, 2, 3)) == Lane.CONTROL
