@@ -235,3 +235,11 @@ class InstallSnapshot:
 
     index: int
     term: int
+
+
+@message
+class LeaderIs:
+    """raft-node -> gateway: who leads has changed; 0 is nobody. What is unanswered goes to it."""
+
+    leader: int
+    term: int

@@ -34,6 +34,9 @@ class RaftMetric(IntEnum):
     CLUSTER_ID = 15
     SOLE_VOTER = 16
     NO_SPACE = 17
+    LED_TERM = 18  # the term this member leads; 0 when it does not
+    LED_AT = 19  # CLOCK_BOOTTIME in ns of the last tick as leader
+    PEER_MESSAGES_REFUSED = 20
     FSYNC = 32
 
 
@@ -68,7 +71,20 @@ class GatewayMetric(IntEnum):
     SLOW_READ_INDEXES = 6
     REPROPOSED = 7
     READY = 8
+    WATCHERS = 16
+    WATCH_STREAMS = 17
+    SLOW_WATCHERS = 18
+    WATCH_EVENTS = 19
+    UNREAD_REVISION = 20  # watchers have still to read from here on: not pruned yet; 0 is none
     CALLS = 64  # pairs, see call_counts.py
+
+
+class TransportMetric(IntEnum):
+    """Words of the transport."""
+
+    ACTIVE_PEERS = 0
+    LONGEST_CONNECTED = 1  # member id; 0 when no peer is active
+    LOWEST_VERSION = 2  # of all members: major << 16 | minor << 8 | patch; 0 while one is unknown
 
 
 class SnapshotterMetric(IntEnum):

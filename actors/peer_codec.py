@@ -65,8 +65,8 @@ def encode_peer(message: PeerMessage) -> bytes:
     """Return a message as bytes."""
     if isinstance(message, MsgApp):
         m = message
-        head = (_APP, m.to, m.from_, m.term, m.log_term, m.index, m.commit)
-        return _pack((*head, *_columns(m.entries)))
+        numbers = (_APP, m.to, m.from_, m.term, m.log_term, m.index, m.commit)
+        return _pack((*numbers, *_columns(m.entries)))
     if isinstance(message, MsgProp):
         head = (_PROP, message.to, message.from_, message.term)
         return _pack((*head, *_columns(message.entries)))

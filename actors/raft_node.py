@@ -1,58 +1,85 @@
 """Consensus and the write-ahead log.
 
-Owns      the raft core, the log on disk and the recent log in memory.
-Receives  Propose and ReadIndex from gateways; AppliedTo from the applier; Durable from the
-          snapshotter; PeerReceived from the transport; Flush, Tick.
-Sends     Apply and CommittedTo to the applier (pulled: a bounded number of bytes outstanding);
-          ReadStates to gateways; Grant to lessor and compactor; PeerMessages to the transport.
+Owns      the raft core, the log on disk and the recent log in memory (raft_log.py).
+Receives  Propose, ReadIndex and TransferLeader from gateways; AppliedTo from the applier; Durable,
+          SnapshotStatus and SnapshotReceived from the snapshotter; PeerReceived and PeerLinks from
+          the transport; Propose from lessor and compactor; Flush, Tick.
+Sends     Apply, CommittedTo and InstallSnapshot to the applier (raft_feed.py); ReadStates and
+          LeaderIs to gateways; Grant to lessor and compactor; SendSnapshot to the snapshotter;
+          PeerMessages and PeersChanged to the transport.
 Crashes   on a disk that fails to sync (the page cache can't be believed after that), on a log that
           does not reach what the database has applied, on any other message.
 
-The log is written and synced before anything that depends on it leaves: with a single voter inline,
-one record and one fdatasync for all proposals of a batch.
+The log is written before anything leaves, and synced before anything that depends on it does
+(raft's AsyncStorageWrites): the only voter syncs inline, one record and one fdatasync for all
+proposals of a batch; with other voters a thread syncs, while MsgApp is under way already and
+heartbeats go on.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections import deque
-from collections.abc import Sequence
 from typing import Any, Final
 
-from actors.base import NANOSECONDS, Actor, handles, run
+import pykka
+from pykka._envelope import Envelope
+
+from actors.base import Actor, handles, run
 from actors.messages import (
     AppliedTo,
-    Apply,
-    CommittedTo,
     Durable,
-    Grant,
+    LeaderIs,
+    PeerLinks,
+    PeerMessages,
     PeerReceived,
+    PeersChanged,
     Propose,
     ReadIndex,
     ReadStates,
+    SendSnapshot,
+    SnapshotReceived,
+    SnapshotStatus,
+    TransferLeader,
 )
-from actors.metrics import ApplierMetric, Histogram, RaftMetric
+from actors.metrics import ApplierMetric, Histogram, RaftMetric, TransportMetric
+from actors.peer_codec import PeerMessageError, decode_peer, encode_peer
+from actors.raft_elections import Elections
+from actors.raft_feed import APPLY_BYTES_MAX, Feed
+from actors.raft_grant import Granting
+from actors.raft_log import RaftLog
+from actors.raft_outbox import Outbox
+from actors.raft_reads import ReadsAsked
+from actors.raft_roles import RoleWords
 from actors.recovery import recover
 from actors.wire import WATCHED_REQUESTS_MAX
 from raft.conf_change import decode
 from raft.config import Config
-from raft.errors import ProposalDroppedError
+from raft.errors import ProposalDroppedError, StepPeerNotFoundError
+from raft.message import message
+from raft.messages import (
+    Message,
+    MsgSnap,
+    MsgStorageAppend,
+    MsgStorageApply,
+)
 from raft.raw_node import RawNode, Ready
 from raft.size import NO_LIMIT
-from raft.state import Entry, EntryType, HardState, SnapshotMetadata
-from storage.wal_errors import WalSpaceError
+from raft.state import EntryType, HardState
 from transport.context import ActorContext
 from transport.counters import Cell
+from transport.links import Welcome
 from transport.mailbox import Flush, Tick
 
-APPLY_BYTES_MAX: Final = 16 << 20
-MEMORY_BYTES_MAX: Final = 32 << 20
-PREPARE_BYTES: Final = 4 << 20
-SPACE_RETRY_SECONDS: Final = 0.05
 WATCHED_SYNC_NS: Final = 250_000  # the applier watches for longer than that
-TELL_SECONDS: Final = 0.002
-READS_ASKED_MAX: Final = 1000
+WAITING_BYTES_MAX: Final = 64 << 20
+MSG_BYTES_MAX: Final = 512 << 10
+INFLIGHT_MAX: Final = 512
+
+
+@message
+class Leave:
+    """Local: the member is being stopped; hand leadership over first."""
 
 
 class RaftNode(Actor):
@@ -61,53 +88,51 @@ class RaftNode(Actor):
     def __init__(self, context: ActorContext) -> None:
         super().__init__(context)
         config = context.config
-        self._snapshot_count = int(config["snapshot_count"])
-        self._catchup = int(config["snapshot_catchup_entries"])
-        self._max_wals = int(config["max_wals"])
         self._tick_length = int(config["heartbeat_interval_ms"]) / 1000
         self._election_timeout = int(config["election_timeout_ms"]) / 1000
         self._next_tick = time.monotonic() + self._tick_length
-        applier = self.board.block("applier") + Cell.METRICS
-        self._applied_word = applier + ApplierMetric.APPLIED_INDEX
-        self._tell_at: float | None = None
-        self._next_grant = 0.0
-        self._sync_ns = 0
+        self._applied_word = self.board.block("applier") + Cell.METRICS
+        self._applied_word += ApplierMetric.APPLIED_INDEX
+        self._transport = self.board.block("transport") + Cell.METRICS
+        self._granting = Granting(self._election_timeout)
+        self._words_of_role = RoleWords(self._word, self.metric, self._election_timeout)
         self._requests = 0
         self._proposals: list[bytes] = []
-        self._reads: dict[str, int] = {}
-        self._reads_asked: dict[bytes, dict[str, int]] = {}
-        self._read_prefix = random.SystemRandom().randbytes(8)
-        self._read_counter = 0
-        self._sent_index = 0
-        self._committed_told = 0
-        self._outstanding: deque[tuple[int, int]] = deque()
-        self._outstanding_bytes = 0
-        self._requests_since_snapshot = 0
+        self._reads = ReadsAsked()
+        self._chance = random.SystemRandom()
         self._early_durable: Durable | None = None
-        self._memory_bytes = 0
         self._term_first_index = 0
-        self._prepared = False
-        self._unwritten: HardState | None = None
         self._out_of_space = False
+        self._watching = False
+        self._transport_is_new = False
+        self._outbox = Outbox(self._send_transport)
         self.metric(RaftMetric.NO_SPACE, 0)
         self._sole_voter = False
         self.metric(RaftMetric.SOLE_VOTER, 0)
 
+    # --- starting --------------------------------------------------------------------------------
+
     def on_start(self) -> None:
         """Replay the log and build the core from it. Runs on the actor's thread."""
+        config = self.context.config
         recovered = recover(self.context, self.log)
         self._id = recovered.member_id
         self._cluster_id = recovered.cluster_id
-        self._wal = recovered.wal
-        self._storage = recovered.storage
         self._applied_index = recovered.applied_index
-        self._snapshot_index = recovered.snapshot.index
         self._conf_state = recovered.conf_state
+        self._log = RaftLog(
+            recovered,
+            snapshot_count=int(config["snapshot_count"]),
+            catchup=int(config["snapshot_catchup_entries"]),
+            max_wals=int(config["max_wals"]),
+            out_of_space=self._note_space,
+        )
+        self._storage = self._log.storage
+        self._feed = Feed(self._storage, self._send_applier, self._applier_open)
         hard_state, _ = self._storage.initial_state()
         self._term = hard_state.term
-        self._committed = max(hard_state.commit, recovered.applied_index)
+        self._feed.may_apply = recovered.applied_index
         self._fsync = Histogram(self.board, self.name, RaftMetric.FSYNC)
-        chance = random.SystemRandom()
         self._node = RawNode(
             Config(
                 id=self._id,
@@ -115,31 +140,46 @@ class RaftNode(Actor):
                 heartbeat_tick=1,
                 storage=self._storage,
                 applied=recovered.applied_index,
-                max_size_per_msg=512 << 10,
+                async_storage_writes=True,
+                max_size_per_msg=MSG_BYTES_MAX,
                 max_committed_size_per_ready=APPLY_BYTES_MAX,
-                max_inflight_msgs=512,
+                max_inflight_msgs=INFLIGHT_MAX,
                 check_quorum=True,
-                pre_vote=bool(self.context.config["pre_vote"]),
-                rng=chance.randrange,
+                pre_vote=bool(config["pre_vote"]),
+                step_down_on_removal=True,
+                rng=self._chance.randrange,
             )
         )
         self.metric(RaftMetric.MEMBER_ID, self._id)
         self.metric(RaftMetric.CLUSTER_ID, self._cluster_id)
-        self.metric(RaftMetric.SNAPSHOT_INDEX, self._snapshot_index)
-        self._campaign_alone()
+        self.metric(RaftMetric.SNAPSHOT_INDEX, self._log.snapshot_index)
+        self._elections = Elections(
+            self._node,
+            licensed=self._words_of_role.take_licence(self._term),
+            fast_forward=bool(config.get("initial_election_tick_advance", True)),
+            election_timeout=self._election_timeout,
+        )
+        self._elections.alone(self._conf_state.voters)
         self._advance()
 
     def welcome(self, receiver: str, have: int) -> list[int]:
         """A stream opens; the applier gets entries from what it has."""
         if receiver == "applier":
-            first = self._storage.first_index()
-            assert have >= first - 1, f"the applier has {have}, the log starts at {first}"
-            self._sent_index = self._committed_told = have
-            self._outstanding.clear()
-            self._outstanding_bytes = 0
+            self._feed.start(have)
             # What it told a raft node that has died since, or could not tell, it tells by this.
-            self._note_applied(have, conf_changed=True)
+            self._note_applied(min(have, self._storage.last_index()))
+        elif receiver == "transport":
+            self._transport_is_new = True
         return [self._id, self._cluster_id]
+
+    @handles(Welcome)
+    def welcomed(self, message: Welcome) -> None:
+        """A new snapshotter does not know of the transfers of the one before."""
+        if message.sender == "snapshotter":
+            for member in list(self._log.holding):
+                self._snapshot_over(member, ok=False)
+
+    # --- what others ask -------------------------------------------------------------------------
 
     @handles(Propose)
     def propose(self, message: Propose) -> None:
@@ -147,291 +187,385 @@ class RaftNode(Actor):
         self._proposals.append(message.batch)
         self.count(RaftMetric.REQUESTS, message.count)
         self._requests += message.count
-        self._requests_since_snapshot += message.count
+        self._log.requests_since_snapshot += message.count
 
     @handles(ReadIndex)
     def read_index(self, message: ReadIndex) -> None:
-        """Note one gateway's reads; its newest id of a turn stands for all before it."""
-        self._reads[message.gateway] = message.id
+        """Note one gateway's reads; a round for all is asked at the end of the turn."""
+        self._reads.note(message.gateway, message.id)
+
+    @handles(TransferLeader)
+    def transfer_leader(self, message: TransferLeader) -> None:
+        """Hand leadership to a member; the board tells when it has it."""
+        self._node.transfer_leader(message.to)
 
     @handles(AppliedTo)
     def applied_to(self, message: AppliedTo) -> None:
         """The database has caught up: more may be sent, configuration changes take effect."""
-        self._note_applied(message.index, conf_changed=message.conf_changed)
+        self._note_applied(message.index)
 
-    def _note_applied(self, index: int, *, conf_changed: bool) -> None:
+    def _note_applied(self, index: int) -> None:
         if index <= self._applied_index:
             return
-        if conf_changed:
-            first = self._applied_index + 1
-            for entry in self._storage.entries(first, index + 1, NO_LIMIT):
-                if entry.type != EntryType.NORMAL:
-                    change = decode(entry.type, entry.data)
-                    self._conf_state = self._node.apply_conf_change(change)
-            self._campaign_alone()
+        conf_indexes = self._log.conf_indexes
+        while conf_indexes and conf_indexes[0] <= index:
+            changed = conf_indexes.popleft()
+            (entry,) = self._storage.entries(changed, changed + 1, NO_LIMIT)
+            change = decode(entry.type, entry.data)
+            self._conf_state = self._node.apply_conf_change(change)
+            self._log.conf_applied(changed, self._conf_state)
+            self._tell_transport(changed)
+            self._sole_voter = False
         self._applied_index = index
         early = self._early_durable
         if early is not None and early.applied_index <= index:
             self._early_durable = None
             self.durable(early)
 
+    def _tell_transport(self, index: int) -> None:
+        if self.links.is_open("transport"):
+            self.send("transport", PeersChanged(index))
+
     @handles(Durable)
     def durable(self, message: Durable) -> None:
         """The database file covers an index: record it, and let go of log it makes needless."""
-        full = self._memory_bytes > MEMORY_BYTES_MAX
-        index = message.applied_index
-        if index <= self._snapshot_index:
-            return
-        if index > self._applied_index:  # the applier's own message is still to come
+        if message.applied_index > self._applied_index:  # the applier's own word is still to come
             self._early_durable = message
-            return
-        if self._requests_since_snapshot < self._snapshot_count and not full:
-            return
-        term = self._storage.term(index)
-        try:
-            self._wal.save_snapshot(SnapshotMetadata(index, term, self._conf_state))
-        except WalSpaceError:
-            return
-        self._requests_since_snapshot = 0
-        self._storage.create_snapshot(index, self._conf_state)
-        self._snapshot_index = index
-        self.metric(RaftMetric.SNAPSHOT_INDEX, index)
-        keep_from = index if full else index - self._catchup
-        if keep_from >= self._storage.first_index():
-            first = self._storage.first_index()
-            for entry in self._storage.entries(first, keep_from + 1, NO_LIMIT):
-                self._memory_bytes -= len(entry.data)
-            self._storage.compact(keep_from)
-            self.log.debug("compacted Raft logs", compact_index=keep_from)
-        self._wal.release(self._storage.first_index() - 1, self._max_wals)
+        elif self._log.cover(message):
+            self.metric(RaftMetric.SNAPSHOT_INDEX, self._log.snapshot_index)
+            first_index = self._storage.first_index()
+            self.log.debug("compacted Raft logs", compact_index=first_index - 1)
+
+    # --- other members ---------------------------------------------------------------------------
 
     @handles(PeerReceived)
     def peer_received(self, message: PeerReceived) -> None:
-        """Messages of other members; a member alone has no peers to send any."""
-        raise AssertionError(f"a message from a peer, but there is none: {message.senders}")
+        """Step what other members sent; what is none of raft's is dropped and counted."""
+        for sender, payload in zip(message.senders, message.payloads, strict=True):
+            try:
+                received = decode_peer(payload)
+            except PeerMessageError:
+                self.count(RaftMetric.PEER_MESSAGES_REFUSED)
+                continue
+            if received.from_ != sender or received.to != self._id or type(received) is MsgSnap:
+                self.count(RaftMetric.PEER_MESSAGES_REFUSED)
+                continue
+            self._step(received)
+
+    def _step(self, received: Message) -> None:
+        try:
+            self._node.step(received)
+        except ProposalDroppedError:  # its gateway proposes again
+            self.count(RaftMetric.PROPOSALS_FAILED)
+        except StepPeerNotFoundError:  # a member that was removed, or is not added here yet
+            self.count(RaftMetric.PEER_MESSAGES_REFUSED)
+
+    @handles(PeerLinks)
+    def peer_links(self, message: PeerLinks) -> None:
+        """Raft probes who is unreachable; a leader whose process is gone need not be waited for."""
+        for member in message.unreachable:
+            self._node.report_unreachable(member)
+        campaign_at = self._elections.lost(message.lost)
+        if campaign_at is not None:
+            self.actor_inbox.wake_at(campaign_at)
+
+    def _send_snapshot(self, snapshot: MsgSnap) -> None:
+        self._log.holding[snapshot.to] = self._applied_index
+        order = SendSnapshot(snapshot.to, encode_peer(snapshot))
+        if not (self.links.is_open("snapshotter") and self.send("snapshotter", order)):
+            self._snapshot_over(snapshot.to, ok=False)
+
+    @handles(SnapshotStatus)
+    def snapshot_status(self, message: SnapshotStatus) -> None:
+        """A transfer is over: the member goes on from there, or raft probes it again."""
+        self._snapshot_over(message.to, ok=message.ok)
+
+    def _snapshot_over(self, member: int, *, ok: bool) -> None:
+        self._log.holding.pop(member, None)
+        self._node.report_snapshot(member, ok)
+
+    @handles(SnapshotReceived)
+    def snapshot_received(self, message: SnapshotReceived) -> None:
+        """The leader's state is on disk here; raft decides whether it is news."""
+        self._step(decode_peer(message.payload))
+
+    # --- time ------------------------------------------------------------------------------------
 
     @handles(Tick)
     def tick(self, message: Tick) -> None:
         """Raft's clock: one tick each heartbeat interval, none made up for after a long pause."""
-        if self._tell_at is not None and message.now >= self._tell_at:
-            self._tell_committed()
-        if message.now >= self._next_tick:
+        now = message.now
+        self._feed.tell_late(now, self._words[self._applied_word])
+        self._elections.tick(now)
+        if now >= self._next_tick:
             self._node.tick()
-            self._next_tick = max(self._next_tick + self._tick_length, message.now)
-            if message.now >= self._next_grant:
-                self._grant()
-            if not self._prepared:
-                self._prepare_segment()
-        self.actor_inbox.wake_at(self._next_tick)
+            self._next_tick = max(self._next_tick + self._tick_length, now)
+            self._elections.raft_ticked(self._words[self._transport + TransportMetric.ACTIVE_PEERS])
+            if self._granting.due(now):
+                self._renew_grant(now)
+            self._words_of_role.stamp(self._node)
+            self._log.prepare()
+        again = self._elections.may_stop(now)
+        if again == 0.0:
+            self.actor_inbox.put(Envelope(pykka.messages._ActorStop()))
+        self.actor_inbox.wake_at(min(self._next_tick, again or self._next_tick))
+
+    def _ask_stop(self) -> dict[str, Any]:
+        self.actor_inbox.put(Envelope(Leave()))
+        return {}
+
+    @handles(Leave)
+    def leave(self, _: Leave) -> None:
+        """Hand leadership to the member connected longest, as etcd does, then stop."""
+        longest = self._words[self._transport + TransportMetric.LONGEST_CONNECTED]
+        to = self._elections.leave(self._conf_state.voters, longest)
+        if to:
+            self.log.info("leadership transfer starting", transferee_member_id=f"{to:x}")
+        self.actor_inbox.wake_at(time.monotonic())
+
+    # --- a turn ----------------------------------------------------------------------------------
 
     @handles(Flush)
     def flush(self, _: Flush) -> None:
         """Append and sync once for all that came, then hand on what is committed."""
-        self._see_applied()
-        if self._proposals:
-            proposals, self._proposals = self._proposals, []
-            try:
-                self._node.propose(proposals)
-            except ProposalDroppedError:  # no leader: gateways propose again
-                self.count(RaftMetric.PROPOSALS_FAILED, len(proposals))
-        if self._reads:
-            self._read_counter += 1
-            context = self._read_prefix + self._read_counter.to_bytes(8, "big")
-            self._reads_asked[context], self._reads = self._reads, {}
-            if len(self._reads_asked) > READS_ASKED_MAX:  # without a leader nobody answers
-                del self._reads_asked[next(iter(self._reads_asked))]
+        self._note_applied(min(self._words[self._applied_word], self._storage.last_index()))
+        for response in self._feed.applied(self._applied_index):
+            self._node.step(response)
+        if not self._sole_voter:
+            self._elections.alone(self._conf_state.voters)
+            self._note_sole_voter()
+        if self._transport_is_new:
+            self._transport_is_new = False
+            if self._elections.connected():
+                self.log.info("campaigning at once: led this term a moment ago", term=self._term)
+        self._propose_all()
+        context = self._reads.round()
+        if context is not None:
             self._node.read_index(context)
         self._advance()
-        self._pull()
+        if self._proposals and self._node.raft.lead:
+            self._propose_all()
+            self._advance()
+        self._send_outbox()
+        self._tell_committed()
+        self._feed.pull()
         self._requests = 0
 
-    def _prepare_segment(self) -> None:
-        """Make a slice of the next segment ready, so that no put waits for it."""
+    def _propose_all(self) -> None:
+        """Propose what came; while nobody leads it waits here, as far as there is room."""
+        if not self._proposals:
+            return
         try:
-            self._prepared = self._wal.prepare_slice(PREPARE_BYTES)
-        except WalSpaceError:
-            return  # the append that needs the segment says so
+            self._node.propose(self._proposals)
+        except ProposalDroppedError:
+            if sum(map(len, self._proposals)) <= WAITING_BYTES_MAX:
+                return
+            self.count(RaftMetric.PROPOSALS_FAILED, len(self._proposals))
+        self._proposals = []
 
-    def _campaign_alone(self) -> None:
-        """The only voter need not wait for a timeout: nobody else could lead."""
-        if self._conf_state.voters == (self._id,) and not self._node.is_leader:
-            self._node.campaign()
-
-    def _note_sole_voter(self, applied: int) -> None:
-        """Say whether a view of the database is fresh by itself (see MemberWords.is_sole_voter)."""
-        sole = (
-            self._node.is_leader
-            and self._conf_state.voters == (self._id,)
-            and not self._conf_state.voters_outgoing
-            and applied >= self._term_first_index > 0
-        )
-        if sole != self._sole_voter:
-            self._sole_voter = sole
-            self.metric(RaftMetric.SOLE_VOTER, sole)
+    def _tell_committed(self) -> None:
+        few = self._requests <= WATCHED_REQUESTS_MAX
+        watched = few and self._log.sync_ns < WATCHED_SYNC_NS
+        wake = self._feed.tell_committed(watched=watched)
+        if wake is not None:
+            self.actor_inbox.wake_at(wake)
 
     def _advance(self) -> None:
         """Carry out what the core asks for, until it asks for nothing more."""
-        while self._node.has_ready():
-            ready = self._node.ready()
-            self._persist(ready)
-            self._note(ready)
+        node = self._node
+        while node.has_ready():
+            ready = node.ready()
+            append: MsgStorageAppend | None = None
+            for order in ready.messages:
+                if type(order) is MsgStorageAppend:
+                    append = order
+                elif type(order) is MsgStorageApply:
+                    self._feed.allow(order)
+                elif type(order) is MsgSnap:
+                    self._send_snapshot(order)
+                else:
+                    self._outbox.add(order)  # type: ignore[arg-type]
+            self._note_term(ready)
+            if append is not None:
+                self._store(append, must_sync=ready.must_sync)
+            self._note_roles(ready)
             for state in ready.read_states:
-                for gateway, read_id in self._reads_asked.pop(state.context, {}).items():
-                    self.send(gateway, ReadStates(read_id, state.index))
-                    self.count(RaftMetric.READ_INDEXES)
-            assert not ready.messages, f"messages for peers, but there are none: {ready.messages}"
-            self._node.advance(ready)
+                self._answer_reads(state.context, state.index)
 
-    def _persist(self, ready: Ready) -> None:
-        hard_state = ready.hard_state
-        if hard_state is not None:
-            self._unwritten = hard_state
-            self._storage.set_hard_state(hard_state)
-        if any(entry.type != EntryType.NORMAL for entry in ready.entries):
+    def _answer_reads(self, context: bytes, index: int) -> None:
+        grant = self._granting.answered(context, self._term, self._term_first_index)
+        if grant is not None:
+            if self._node.is_leader:
+                self._send_grant(grant)
+            return
+        for gateway, read_id in self._reads.answered(context).items():
+            self.send(gateway, ReadStates(read_id, index))
+            self.count(RaftMetric.READ_INDEXES)
+
+    # --- the log ---------------------------------------------------------------------------------
+
+    def _store(self, order: MsgStorageAppend, *, must_sync: bool) -> None:
+        """Write; sync here or on the thread; let out what depends on it, in order."""
+        log, entries = self._log, order.entries
+        if order.snapshot is not None:
+            self._install(order)
+        if any(entry.type != EntryType.NORMAL for entry in entries):
             self._sole_voter = False
             self.metric(RaftMetric.SOLE_VOTER, 0)
-        if ready.entries or ready.must_sync:
-            # A commit index alone needs no write of its own: it goes with the next record.
-            self._append(ready.entries)
-            self._prepared = False
-            self._send_ahead(ready)
-        if ready.must_sync:
-            started = time.monotonic_ns()
-            self._wal.sync()
-            self._sync_ns = time.monotonic_ns() - started
-            if self._sole_voter and ready.entries:
-                # Durable at the only voter is committed; the applier may be looking for it.
-                self.metric(RaftMetric.COMMITTED_INDEX, ready.entries[-1].index)
-            self._fsync.observe(self._sync_ns)
-        if ready.entries:
-            self._storage.append(ready.entries)
-            size = sum(len(entry.data) for entry in ready.entries)
-            self._memory_bytes += size
-            self.count(RaftMetric.WAL_ENTRIES, len(ready.entries))
+        log.write(entries, order.hard_state, now=must_sync)
+        if entries:
+            size = sum(len(entry.data) for entry in entries)
+            self.count(RaftMetric.WAL_ENTRIES, len(entries))
             self.count(RaftMetric.WAL_BYTES, size)
-            self.metric(RaftMetric.LAST_INDEX, ready.entries[-1].index)
-
-    def _append(self, entries: Sequence[Entry]) -> None:
-        """Write to the log; when the disk is full wait here for space: nothing else may go on."""
-        while True:
-            try:
-                self._wal.append(entries, self._unwritten)
-                break
-            except WalSpaceError as error:
-                if not self._out_of_space:
-                    self.log.error("no space left for the log", error=str(error))
-                self._set_out_of_space(True)
-                self.note_progress()
-                time.sleep(SPACE_RETRY_SECONDS)
-        self._unwritten = None
-        self._set_out_of_space(False)
-
-    def _set_out_of_space(self, full: bool) -> None:
-        if full != self._out_of_space:
-            self._out_of_space = full
-            self.metric(RaftMetric.NO_SPACE, full)
-
-    def _note(self, ready: Ready) -> None:
-        """Tell the board what changed: gateways read term, leader and indexes there."""
-        if ready.hard_state is not None:
-            self._note_hard_state(ready.hard_state)
-        if ready.soft_state is None:
+            self.metric(RaftMetric.LAST_INDEX, entries[-1].index)
+        if not must_sync:
+            if log.settled:
+                self._let_out(order.responses)
+            else:
+                log.wait_in_line(order.responses)
             return
-        leader = ready.soft_state.lead
-        if leader:
-            self.count(RaftMetric.LEADER_CHANGES)
-        self.metric(RaftMetric.LEADER, leader)
-        self.metric(RaftMetric.IS_LEADER, leader == self._id)
-        self._term_first_index = self._storage.last_index()
-        self._grant()
+        if not (log.settled and self._conf_state.voters == (self._id,)):
+            log.sync_behind(order.responses)
+            if not self._watching:
+                self._watch_syncs()
+            return
+        self._send_ahead(order)
+        self._send_outbox()
+        log.sync()
+        if self._sole_voter and entries:
+            # Durable at the only voter is committed; the applier may be looking for it.
+            self.metric(RaftMetric.COMMITTED_INDEX, entries[-1].index)
+        self._fsync.observe(log.sync_ns)
+        self._let_out(order.responses)
 
-    def _note_hard_state(self, hard_state: HardState) -> None:
-        self._term = hard_state.term
-        self._committed = hard_state.commit
-        self.metric(RaftMetric.TERM, hard_state.term)
-        self.metric(RaftMetric.COMMITTED_INDEX, hard_state.commit)
+    def _watch_syncs(self) -> None:
+        self._watching = True
+        assert self._log.syncer is not None
+        self.actor_inbox.watch(self._log.syncer.descriptor, self._synced)
 
-    def _send_ahead(self, ready: Ready) -> None:
+    def _synced(self) -> None:
+        """The sync thread has finished something; a Flush follows."""
+        responses = self._log.synced()
+        self._fsync.observe(self._log.sync_ns)
+        self._let_out(responses)
+
+    def _let_out(self, responses: Any) -> None:
+        for response in responses:
+            if response.to == self._id:
+                self._node.step(response)
+            else:
+                self._outbox.add(response)
+
+    def _install(self, order: MsgStorageAppend) -> None:
+        assert order.snapshot is not None
+        metadata = order.snapshot.metadata
+        self._log.install(order.snapshot)
+        self._conf_state = metadata.conf_state
+        self._applied_index = metadata.index
+        self._early_durable = None
+        self.metric(RaftMetric.SNAPSHOT_INDEX, metadata.index)
+        self.log.info("installed a snapshot of the leader", index=metadata.index)
+        self._tell_transport(metadata.index)
+
+    def _send_ahead(self, order: MsgStorageAppend) -> None:
         """Let an idle applier carry out what is being made durable: the two take equally long.
 
         Only for the only voter, whose written entries nobody can replace, and only when the
         applier has nothing else to do: a batch it holds open would make others wait.
         """
-        entries = ready.entries
+        entries = order.entries
         if (
             self._sole_voter
-            and not self._outstanding
+            and self._feed.idle
             and entries
-            and entries[0].index == self._sent_index + 1
-            and self.links.is_open("applier")
+            and entries[0].index == self._feed.sent_index + 1
+            and self._applier_open()
         ):
-            self._send_entries(entries)
+            self._feed.send_entries(entries)
 
-    def _pull(self) -> None:
-        """Send committed entries to the applier, as far as its credit goes."""
-        committed = self._committed
-        if self._committed_told < min(committed, self._sent_index):
-            seen = self._requests <= WATCHED_REQUESTS_MAX and self._sync_ns < WATCHED_SYNC_NS
-            if seen and self._tell_at is None:
-                self._tell_at = time.monotonic() + TELL_SECONDS
-                self.actor_inbox.wake_at(self._tell_at)
-            elif not seen:
-                self._tell_committed()
-        while self._sent_index < committed and self._outstanding_bytes < APPLY_BYTES_MAX:
-            if not self.links.is_open("applier"):
-                return
-            first = self._sent_index + 1
-            self._send_entries(self._storage.entries(first, committed + 1, APPLY_BYTES_MAX))
+    def _note_space(self, error: str) -> None:
+        if error:
+            self.note_progress()
+        full = bool(error)
+        if full != self._out_of_space:
+            self._out_of_space = full
+            self.metric(RaftMetric.NO_SPACE, full)
+            if full:
+                self.log.error("no space left for the log", error=error)
 
-    def _tell_committed(self) -> None:
-        """Tell the applier that what it holds is durable, unless it has seen that by itself."""
-        self._tell_at = None
-        self._committed_told = min(self._committed, self._sent_index)
-        if self._words[self._applied_word] < self._committed_told:
-            self.send("applier", CommittedTo(self._committed_told), 0)
+    # --- what the board and others are told ------------------------------------------------------
 
-    def _see_applied(self) -> None:
-        """Look how far the database is; messages say it too, but not for every batch."""
-        applied = self._words[self._applied_word]
-        while self._outstanding and self._outstanding[0][0] <= applied:
-            self._outstanding_bytes -= self._outstanding.popleft()[1]
-        if not self._sole_voter:
-            self._note_sole_voter(applied)
+    def _note_term(self, ready: Ready) -> None:
+        if ready.hard_state is not None:
+            self._note_hard_state(ready.hard_state)
+        if ready.soft_state is not None and self._node.is_leader:
+            term = self._node.raft.term
+            own = (entry.index for entry in ready.entries if entry.term == term)
+            self._term_first_index = next(own, self._term_first_index)
 
-    def _send_entries(self, entries: Sequence[Entry]) -> None:
-        datas = [entry.data for entry in entries]
-        size = sum(map(len, datas))
-        sent = self.send(
-            "applier",
-            Apply(
-                self._committed,
-                entries[0].index,
-                [entry.term for entry in entries],
-                [int(entry.type) for entry in entries],
-                datas,
-            ),
-            len(entries),
-        )
-        assert sent, "the edge to the applier is full, though its bytes are bounded"
-        self._sent_index = entries[-1].index
-        self._committed_told = min(self._committed, self._sent_index)
-        self._outstanding.append((self._sent_index, size))
-        self._outstanding_bytes += size
+    def _note_hard_state(self, hard_state: HardState) -> None:
+        self._term = hard_state.term
+        self.metric(RaftMetric.TERM, hard_state.term)
+        self.metric(RaftMetric.COMMITTED_INDEX, hard_state.commit)
 
-    def _grant(self) -> None:
-        """Renew the leadership grant: the only voter's quorum is itself, now."""
-        self._next_grant = time.monotonic() + self._election_timeout / 3
-        deadline = 0
+    def _note_roles(self, ready: Ready) -> None:
+        """Tell who leads: gateways read it on the board, and propose again to a new one."""
+        if ready.soft_state is None:
+            return
+        leader = ready.soft_state.lead
+        if leader:
+            self.count(RaftMetric.LEADER_CHANGES)
+        self._words_of_role.tell(self._node)
         if self._node.is_leader:
-            now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-            deadline = now + int(self._election_timeout * NANOSECONDS)
-        grant = Grant(self._term, self._term_first_index, deadline)
+            self._renew_grant(time.monotonic())
+        else:
+            self._sole_voter = False
+            self.metric(RaftMetric.SOLE_VOTER, 0)
+            self._send_grant(self._granting.ended(self._term))
+        for name in self.board.names:
+            if name.startswith("gateway-") and self.links.is_open(name):
+                self.send(name, LeaderIs(leader, self._term), 0)
+
+    def _note_sole_voter(self) -> None:
+        """Say whether a view of the database is fresh by itself (see MemberWords.is_sole_voter)."""
+        sole = (
+            self._node.is_leader
+            and self._conf_state.voters == (self._id,)
+            and not self._conf_state.voters_outgoing
+            and not self._log.conf_indexes
+            and self._applied_index >= self._term_first_index > 0
+        )
+        if sole:
+            self._sole_voter = True
+            self.metric(RaftMetric.SOLE_VOTER, 1)
+
+    def _renew_grant(self, now: float) -> None:
+        if self._node.is_leader:
+            self._node.read_index(self._granting.ask(now))
+
+    def _send_grant(self, grant: Any) -> None:
         for receiver in ("lessor", "compactor"):
             if self.links.is_open(receiver):
                 self.send(receiver, grant)
 
+    def _word(self, word: RaftMetric) -> int:
+        return self._words[self._block + Cell.METRICS + word]
+
+    def _applier_open(self) -> bool:
+        return self.links.is_open("applier")
+
+    def _send_applier(self, order: object, items: int) -> bool:
+        return self.send("applier", order, items)
+
+    def _send_transport(self, order: PeerMessages, items: int) -> bool:
+        return self.links.is_open("transport") and self.send("transport", order, items)
+
+    def _send_outbox(self) -> None:
+        for member in self._outbox.flush():
+            self._node.report_unreachable(member)
+
     def stats(self) -> dict[str, Any]:
-        """Return term, role and indexes."""
+        """Return term, role, indexes and, on a leader, the progress of the others."""
         status = self._node.status()
         return {
             "id": f"{self._id:x}",
@@ -439,9 +573,13 @@ class RaftNode(Actor):
             "leader": f"{status.lead:x}",
             "role": str(status.raft_state),
             "applied_index": self._applied_index,
-            "sent_index": self._sent_index,
+            "sent_index": self._feed.sent_index,
             "last_index": self._storage.last_index(),
-            "outstanding_bytes": self._outstanding_bytes,
+            "outstanding_bytes": self._feed.outstanding_bytes,
+            "progress": {
+                f"{member:x}": {"match": progress.match, "next": progress.next}
+                for member, progress in status.progress.items()
+            },
         }
 
 

@@ -5,7 +5,8 @@ Rules (RULES A10):
    same on every member that was given the same flags.
 2. The applied index, its term and its configuration come from the database; they may be ahead of
    what HardState says is committed, never ahead of the log.
-3. A log that begins after the database ends can't be used: the member refuses to start.
+3. A log that begins after the database ends needs the file of the snapshot it begins with; without
+   it the member refuses to start.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from kv.identity import member_id as member_id_of
 from raft.conf_change import ConfChange, ConfChangeType, encode
 from raft.state import ConfState, Entry, HardState, Snapshot, SnapshotMetadata
 from raft.storage import MemoryStorage
-from storage.database import exists
+from storage.database import exists, snapshot_name
 from storage.failures import LogMismatchError
 from storage.files import default_files, scaled, sync_ancestors
 from storage.reader import Reader
@@ -58,10 +59,14 @@ def recover(context: ActorContext, log: Logger) -> Recovered:
     applied_index, conf_state = _applied(context.data_dir / "member" / "db")
     storage = _storage_of(replay)
     if storage.first_index() > applied_index + 1:
-        raise LogMismatchError(
-            f"the log begins at index {storage.first_index()}, "
-            f"but the database has applied only up to {applied_index}"
-        )
+        # A snapshot was recorded and its file not yet switched to: the applier will.
+        name = snapshot_name(replay.snapshot.term, replay.snapshot.index)
+        if not (context.data_dir / "member" / "db" / name).exists():
+            raise LogMismatchError(
+                f"the log begins at index {storage.first_index()}, "
+                f"but the database has applied only up to {applied_index}"
+            )
+        applied_index, conf_state = replay.snapshot.index, replay.snapshot.conf_state
     if storage.last_index() < applied_index:
         raise LogMismatchError(
             f"the log ends at index {storage.last_index()}, "

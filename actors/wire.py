@@ -47,6 +47,7 @@ WIRE: Final[dict[int, type]] = {
     23: messages.SnapshotStatus,
     24: messages.SnapshotReceived,
     25: messages.InstallSnapshot,
+    65: messages.LeaderIs,
 }
 codec: Final = Codec(WIRE)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import zmq
@@ -21,7 +22,7 @@ from pykka._envelope import Envelope
 
 from raft.message import message
 from transport.counters import Board, Cell
-from transport.links import Links
+from transport.links import Links, Received
 
 BATCH_MAX: Final = 256
 QUEUE_MAX: Final = 4096
@@ -49,7 +50,7 @@ class Mailbox:
         self._tick_seconds = tick_seconds
         self._next_tick = time.monotonic()
         self._local: deque[Envelope[Any]] = deque()
-        self._queue: deque[tuple[str, Any, int]] = deque()
+        self._queue: deque[Received] = deque()
         self._wake_in: zmq.Socket[bytes] = links.socket.context.socket(zmq.PAIR)
         self._wake_out: zmq.Socket[bytes] = links.socket.context.socket(zmq.PAIR)
         address = f"inproc://wake-{id(self)}"
@@ -58,6 +59,7 @@ class Mailbox:
         self._poller = zmq.Poller()
         self._poller.register(links.socket, zmq.POLLIN)
         self._poller.register(self._wake_in, zmq.POLLIN)
+        self._watched: dict[int | zmq.Socket[Any], Callable[[], None]] = {}
         self._since_flush = 0
         self._flushed = True
         self._ticked = False
@@ -85,6 +87,8 @@ class Mailbox:
             if self._queue and self._since_flush < BATCH_MAX:
                 return self._take()
             if not self._flushed:
+                if self._watched:
+                    self._call_watchers(dict(self._poller.poll(0)))
                 self._since_flush = 0
                 self._flushed = True
                 self._ticked = False
@@ -94,6 +98,21 @@ class Mailbox:
             if not self._queue:
                 self._wait(now)
 
+    def watch(
+        self,
+        source: int | zmq.Socket[Any],
+        callback: Callable[[], None],
+        events: int = zmq.POLLIN,
+    ) -> None:
+        """Call `callback` on the actor's thread whenever `source` is ready; a Flush follows."""
+        self._watched[source] = callback
+        self._poller.register(source, events)
+
+    def unwatch(self, source: int | zmq.Socket[Any]) -> None:
+        """Forget a source, before it is closed."""
+        if self._watched.pop(source, None) is not None:
+            self._poller.unregister(source)
+
     def wake_at(self, when: float) -> None:
         """Hand out the next Tick at `when` (CLOCK_MONOTONIC) if that is sooner than planned."""
         self._next_tick = min(self._next_tick, when)
@@ -102,17 +121,18 @@ class Mailbox:
         """Tell whether local messages are left to refuse after a stop."""
         return not self._local
 
-    def peek(self) -> list[tuple[str, str]]:
-        """Return (sender, message type) of what is drained and not yet handled."""
-        return [(sender, type(body).__name__) for sender, body, _ in list(self._queue)]
+    def peek(self) -> list[Received]:
+        """Return what is drained and not yet handled; any thread may ask."""
+        return list(self._queue)
 
     def _take(self) -> Envelope[Any]:
-        sender, body, items = self._queue.popleft()
-        self.links.handled(sender)
+        received = self._queue.popleft()
+        self.links.handled(received[0])
+        self.links.taken = received
         self._since_flush += 1
         self._flushed = False
-        self._words[self._block + Cell.ITEMS] += items
-        return Envelope(body)
+        self._words[self._block + Cell.ITEMS] += received[2]
+        return Envelope(received[1])
 
     def _drain(self) -> None:
         links = self.links
@@ -129,6 +149,12 @@ class Mailbox:
             else:
                 self._flushed = False  # a stream may have been opened: what waited for it may go
 
+    def _call_watchers(self, ready: Mapping[Any, int]) -> None:
+        for source, callback in list(self._watched.items()):
+            if source in ready:
+                callback()
+                self._flushed = False
+
     def _wait(self, now: float) -> None:
         self._words[self._block + Cell.TAG] = 0
         until = self._next_tick
@@ -138,6 +164,7 @@ class Mailbox:
         ready = dict(self._poller.poll(max(0, int((until - now) * 1000) + 1)))
         if self._wake_in in ready:
             self._wake_in.recv()
+        self._call_watchers(ready)
         if hello is not None:
             self.links.tick(time.monotonic())
         self._words[self._block + Cell.LOOPS] += 1

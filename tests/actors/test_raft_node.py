@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from actors.messages import AppliedTo, ReadIndex
-from actors.raft_node import READS_ASKED_MAX, RaftNode
-from storage.wal import Wal
+from actors.raft_node import RaftNode
+from actors.raft_reads import READS_ASKED_MAX
 from tests.actors.boards import context, make_board
 from transport.mailbox import Flush
 
@@ -42,8 +42,7 @@ def start(folder: Path, incarnation: int) -> tuple[RaftNode, list[tuple[str, Any
 
 def stop(node: RaftNode) -> None:
     """End it as a SIGKILL would: nothing is told to anybody."""
-    wal: Wal = node._wal
-    wal.close()
+    node._log.close()
     node.links.close()
 
 
@@ -84,6 +83,6 @@ def test_reads_asked_without_a_leader_are_forgotten_in_the_end(tmp_path: Path) -
         node.read_index(ReadIndex("gateway-0", number))
         node.flush(Flush())
 
-    assert len(node._reads_asked) == READS_ASKED_MAX
+    assert len(node._reads) == READS_ASKED_MAX
     assert sent == []
     stop(node)

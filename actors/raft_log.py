@@ -1,0 +1,215 @@
+"""The raft node's log: on disk, and the recent part in memory.
+
+Orderings (DESIGN, RULES A4, B2):
+1. What is stored is written (write(2)) before this returns: a killed process never lacks what it
+   has sent. It is durable after `sync` or when the sync thread says so; whatever depends on that
+   waits in `pending`, and leaves in the order it came.
+2. A snapshot's record is synced before anything that tells of the snapshot leaves.
+3. The log is cut only behind a durable checkpoint of the database, and not while a follower is
+   being sent a snapshot: the entries after it must still be there when it has installed it.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from actors.messages import Durable
+from actors.raft_sync import SyncThread
+from actors.recovery import Recovered
+from raft.messages import AfterAppend
+from raft.size import NO_LIMIT
+from raft.state import ConfState, Entry, EntryType, HardState, Snapshot, SnapshotMetadata
+from storage.wal_errors import WalSpaceError
+
+MEMORY_BYTES_MAX: Final = 32 << 20
+PREPARE_BYTES: Final = 4 << 20
+SPACE_RETRY_SECONDS: Final = 0.05
+
+
+class RaftLog:
+    """See the module docstring. One thread uses it, the raft node's; syncs run on another."""
+
+    def __init__(
+        self,
+        recovered: Recovered,
+        *,
+        snapshot_count: int,
+        catchup: int,
+        max_wals: int,
+        out_of_space: Callable[[str], None],
+    ) -> None:
+        """`out_of_space(text)` is called for every try on a full disk, with "" when it is over."""
+        self.wal = recovered.wal
+        self.storage = recovered.storage
+        self.snapshot_index = recovered.snapshot.index
+        self.memory_bytes = 0
+        self.requests_since_snapshot = 0
+        self.holding: dict[int, int] = {}
+        """Members that are being sent a snapshot, and the index the log is kept from for them."""
+        self.sync_ns = 0
+        self.conf_indexes: deque[int] = deque()
+        """Configuration changes in the log that are not applied."""
+        self._configurations = [(recovered.applied_index, recovered.conf_state)]
+        self._snapshot_count = snapshot_count
+        self._catchup = catchup
+        self._max_wals = max_wals
+        self._out_of_space = out_of_space
+        self._unwritten: HardState | None = None
+        self._prepared = False
+        self._pending: deque[tuple[int, Sequence[AfterAppend]]] = deque()
+        self.syncer: SyncThread | None = None
+        first, last = self.storage.first_index(), self.storage.last_index()
+        self._note_appended(
+            self.storage.entries(first, last + 1, NO_LIMIT) if last >= first else ()
+        )
+        while self.conf_indexes and self.conf_indexes[0] <= recovered.applied_index:
+            self.conf_indexes.popleft()
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    def write(self, entries: Sequence[Entry], hard_state: HardState | None, *, now: bool) -> None:
+        """Write entries and the hard state as one record. A commit index alone waits for the next.
+
+        `now` says that entries, term or vote are among it. Waits for space on a full disk.
+        """
+        if hard_state is not None:
+            self._unwritten = hard_state
+            self.storage.set_hard_state(hard_state)
+        if not now:
+            return
+        while True:
+            try:
+                self.wal.append(entries, self._unwritten)
+                break
+            except WalSpaceError as error:
+                self._out_of_space(str(error))
+                time.sleep(SPACE_RETRY_SECONDS)
+        self._unwritten = None
+        self._out_of_space("")
+        self._prepared = False
+        if entries:
+            self._forget_from(entries[0].index)
+            self.storage.append(entries)
+            self._note_appended(entries)
+
+    def _forget_from(self, index: int) -> None:
+        """Entries from an index on are void: a new leader has others."""
+        last = self.storage.last_index()
+        if index > last:
+            return
+        void = self.storage.entries(max(index, self.storage.first_index()), last + 1, NO_LIMIT)
+        self.memory_bytes -= sum(len(entry.data) for entry in void)
+        while self.conf_indexes and self.conf_indexes[-1] >= index:
+            self.conf_indexes.pop()
+
+    def _note_appended(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            self.memory_bytes += len(entry.data)
+            if entry.type != EntryType.NORMAL:
+                self.conf_indexes.append(entry.index)
+
+    def install(self, snapshot: Snapshot) -> None:
+        """Record a snapshot whose file is complete and durable; the log goes on after it."""
+        metadata = snapshot.metadata
+        while True:
+            try:
+                self.wal.save_snapshot(metadata)
+                break
+            except WalSpaceError as error:
+                self._out_of_space(str(error))
+                time.sleep(SPACE_RETRY_SECONDS)
+        self._out_of_space("")
+        self.storage.apply_snapshot(snapshot)
+        self.snapshot_index = metadata.index
+        self.memory_bytes = 0
+        self.conf_indexes.clear()
+        self._configurations = [(metadata.index, metadata.conf_state)]
+
+    def prepare(self) -> None:
+        """Make a slice of the next segment ready, so that no put waits for it."""
+        if self._prepared:
+            return
+        try:
+            self._prepared = self.wal.prepare_slice(PREPARE_BYTES)
+        except WalSpaceError:
+            return  # the append that needs the segment says so
+
+    # --- syncing ----------------------------------------------------------------------------------
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing waits for a sync."""
+        return not self._pending
+
+    def sync(self) -> None:
+        """Sync here and now."""
+        started = time.monotonic_ns()
+        self.wal.sync()
+        self.sync_ns = time.monotonic_ns() - started
+
+    def sync_behind(self, responses: Sequence[AfterAppend]) -> None:
+        """Sync on the other thread; `responses` come out of `durable` after that."""
+        if self.syncer is None:
+            self.syncer = SyncThread(self.wal.sync)
+        self._pending.append((self.syncer.submit(), responses))
+
+    def wait_in_line(self, responses: Sequence[AfterAppend]) -> None:
+        """Let `responses` come out behind everything that waits already."""
+        self._pending.append((self._pending[-1][0], responses))
+
+    def synced(self) -> list[AfterAppend]:
+        """Return what may leave now that the sync thread has finished something."""
+        assert self.syncer is not None, "nobody syncs"
+        done, self.sync_ns = self.syncer.outcome()
+        leaving: list[AfterAppend] = []
+        while self._pending and self._pending[0][0] <= done:
+            leaving += self._pending.popleft()[1]
+        return leaving
+
+    # --- cutting ----------------------------------------------------------------------------------
+
+    def conf_applied(self, index: int, conf_state: ConfState) -> None:
+        """Note the configuration in force from an applied index on."""
+        self._configurations.append((index, conf_state))
+
+    def cover(self, durable: Durable) -> bool:
+        """Record that the database holds an index durably, and let go of needless log.
+
+        Does nothing before snapshot-count requests (or much memory); True if it did something.
+        """
+        full = self.memory_bytes > MEMORY_BYTES_MAX
+        index = durable.applied_index
+        if index <= self.snapshot_index:
+            return False
+        if self.requests_since_snapshot < self._snapshot_count and not full:
+            return False
+        place = bisect_right(self._configurations, index, key=lambda known: known[0]) - 1
+        self._configurations = self._configurations[place:]
+        conf_state = self._configurations[0][1]
+        try:
+            self.wal.save_snapshot(SnapshotMetadata(index, self.storage.term(index), conf_state))
+        except WalSpaceError:
+            return False
+        self.requests_since_snapshot = 0
+        self.storage.create_snapshot(index, conf_state)
+        self.snapshot_index = index
+        self._compact(min([index if full else index - self._catchup, *self.holding.values()]))
+        return True
+
+    def _compact(self, keep_from: int) -> None:
+        first = self.storage.first_index()
+        if keep_from >= first:
+            for entry in self.storage.entries(first, keep_from + 1, NO_LIMIT):
+                self.memory_bytes -= len(entry.data)
+            self.storage.compact(keep_from)
+        self.wal.release(self.storage.first_index() - 1, self._max_wals)
+
+    def close(self) -> None:
+        """End the sync thread and close the files."""
+        if self.syncer is not None:
+            self.syncer.close()
+        self.wal.close()

@@ -1,0 +1,51 @@
+"""What the raft node's board words say of its role, and the licence they leave to a successor.
+
+A raft node that comes back after it led a moment ago may campaign with force, once (RULES A10): it
+wrote everything it sent, so nobody's log is longer than its own, and no other leader can have been
+elected yet. The conditions: its block says that it led term T, the log's term is still T, and the
+last stamp is younger than half an election timeout. Taking the licence uses it up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from actors.metrics import RaftMetric
+from actors.raft_grant import boottime_ns
+from raft.raw_node import RawNode
+
+
+class RoleWords:
+    """Writes the words of one raft node."""
+
+    def __init__(
+        self,
+        read: Callable[[RaftMetric], int],
+        write: Callable[[RaftMetric, int], None],
+        election_timeout: float,
+    ) -> None:
+        """`election_timeout` in seconds."""
+        self._read = read
+        self._write = write
+        self._young_ns = election_timeout * 1e9 / 2
+
+    def take_licence(self, term: int) -> bool:
+        """Whether to campaign with force in the successor of `term`; True at most once."""
+        led_term, led_at = self._read(RaftMetric.LED_TERM), self._read(RaftMetric.LED_AT)
+        self._write(RaftMetric.LED_TERM, 0)
+        self._write(RaftMetric.IS_LEADER, 0)
+        self._write(RaftMetric.LEADER, 0)
+        return led_term == term > 0 and boottime_ns() - led_at < self._young_ns
+
+    def stamp(self, node: RawNode) -> None:
+        """Say that the leader lives; called on every tick."""
+        if node.is_leader:
+            self._write(RaftMetric.LED_AT, boottime_ns())
+
+    def tell(self, node: RawNode) -> None:
+        """Tell who leads, and whether this member does."""
+        leads = node.is_leader
+        self._write(RaftMetric.LEADER, node.raft.lead)
+        self._write(RaftMetric.IS_LEADER, leads)
+        self._write(RaftMetric.LED_TERM, node.raft.term if leads else 0)
+        self.stamp(node)

@@ -1,0 +1,161 @@
+"""Campaigns beyond raft's own timeouts."""
+
+from __future__ import annotations
+
+import time
+
+from actors.metrics import RaftMetric
+from actors.raft_elections import LOST_LEADER_SECONDS, Elections
+from actors.raft_grant import Granting, boottime_ns
+from actors.raft_roles import RoleWords
+from raft.config import Config
+from raft.messages import MsgHeartbeat, MsgPreVote, MsgVote
+from raft.raw_node import RawNode
+from raft.state import ConfState, HardState
+from raft.storage import MemoryStorage
+
+TIMEOUT = 1.0
+
+
+def follower(*, voters: tuple[int, ...] = (1, 2, 3)) -> RawNode:
+    """Return member 1, in term 5, without a leader."""
+    storage = MemoryStorage(conf_state=ConfState(voters))
+    storage.set_hard_state(HardState(5, 0, 0))
+    return RawNode(
+        Config(
+            id=1,
+            election_tick=10,
+            heartbeat_tick=1,
+            storage=storage,
+            rng=lambda n: n - 1,
+            pre_vote=True,
+            check_quorum=True,
+            async_storage_writes=True,
+        )
+    )
+
+
+def elections(node: RawNode, *, licensed: bool = False, forward: bool = False) -> Elections:
+    """Return the rules for a node."""
+    return Elections(node, licensed=licensed, fast_forward=forward, election_timeout=TIMEOUT)
+
+
+def asked(node: RawNode) -> set[type]:
+    """Return the kinds of messages the node wants sent."""
+    return {type(message) for message in node.ready().messages}
+
+
+def test_a_licensed_node_campaigns_with_force_once() -> None:
+    node = follower()
+    rules = elections(node, licensed=True)
+
+    assert rules.connected()
+    assert MsgVote in asked(node)
+    assert not rules.connected()
+
+
+def test_a_node_without_licence_waits() -> None:
+    node = follower()
+    assert not elections(node).connected()
+    assert not node.has_ready()
+
+
+def test_a_node_that_hears_a_leader_does_not_use_its_licence() -> None:
+    node = follower()
+    rules = elections(node, licensed=True)
+    node.step(MsgHeartbeat(1, 2, 5))
+
+    assert not rules.connected()
+    assert MsgVote not in asked(node)
+
+
+def test_a_follower_whose_leader_is_gone_asks_for_pre_votes() -> None:
+    node = follower()
+    rules = elections(node)
+    node.step(MsgHeartbeat(1, 2, 5))
+    asked(node)
+
+    at = rules.lost([2])
+    assert at is not None
+    assert at <= time.monotonic() + LOST_LEADER_SECONDS
+    rules.tick(at)
+
+    assert MsgPreVote in asked(node)
+
+
+def test_the_loss_of_another_follower_changes_nothing() -> None:
+    node = follower()
+    rules = elections(node)
+    node.step(MsgHeartbeat(1, 2, 5))
+
+    assert rules.lost([3]) is None
+    assert node.raft.lead == 2
+
+
+def test_a_start_beside_others_leaves_two_ticks_to_an_election() -> None:
+    node = follower()
+    rules = elections(node, forward=True)
+    rules.raft_ticked(0)
+    assert node.raft.election_elapsed == 0
+    rules.raft_ticked(1)
+    assert node.raft.election_elapsed == 8
+    rules.raft_ticked(1)
+    assert node.raft.election_elapsed == 8
+
+
+def test_leaving_without_leadership_needs_no_waiting() -> None:
+    node = follower()
+    rules = elections(node)
+    assert rules.may_stop(time.monotonic()) is None
+    assert rules.leave((1, 2, 3), longest_connected=3) == 0
+    assert rules.may_stop(time.monotonic()) == 0.0
+
+
+class Words:
+    """A block of the board."""
+
+    def __init__(self) -> None:
+        self.words: dict[RaftMetric, int] = {}
+
+    def roles(self) -> RoleWords:
+        """Return the words of one incarnation."""
+        return RoleWords(lambda w: self.words.get(w, 0), self.words.__setitem__, TIMEOUT)
+
+
+def led(words: Words, term: int, ago: float) -> None:
+    """Say that the incarnation before led a term and died so many seconds ago."""
+    words.words[RaftMetric.LED_TERM] = term
+    words.words[RaftMetric.LED_AT] = boottime_ns() - int(ago * 1e9)
+
+
+def test_the_licence_is_for_the_term_that_was_led_a_moment_ago_and_once() -> None:
+    words = Words()
+    led(words, 5, ago=0.1)
+    assert words.roles().take_licence(5)
+    assert not words.roles().take_licence(5)
+    led(words, 4, ago=0.1)
+    assert not words.roles().take_licence(5)
+    led(words, 5, ago=0.6)
+    assert not words.roles().take_licence(5)
+
+
+def test_a_grant_runs_from_the_moment_its_round_was_sent() -> None:
+    granting = Granting(TIMEOUT)
+    before = boottime_ns()
+    context = granting.ask(0.0)
+    after = boottime_ns()
+
+    grant = granting.answered(context, 7, 42)
+
+    assert grant is not None
+    assert before + 10**9 <= grant.deadline_ns <= after + 10**9
+    assert (grant.term, grant.first_index) == (7, 42)
+    assert granting.answered(context, 7, 42) is None
+
+
+def test_a_round_of_a_term_that_is_over_gives_no_grant() -> None:
+    granting = Granting(TIMEOUT)
+    context = granting.ask(0.0)
+
+    assert granting.ended(8).deadline_ns == 0
+    assert granting.answered(context, 8, 50) is None
