@@ -75,6 +75,7 @@ def start(config: Config, sink: LogSink) -> int:
             ("client", config.listen_client_urls),
             ("http", config.listen_client_http_urls),
             ("metrics", config.listen_metrics_urls),
+            ("peer", config.listen_peer_urls),
         )
         if urls
     }

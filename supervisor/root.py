@@ -167,8 +167,8 @@ class RootActor(pykka.ThreadingActor):
             (Cell.TAG, 0),
         ):
             self._board.set(spec.name, cell, value)
-        listening = [fd for fds in around.sockets.values() for fd in fds]
-        close = [] if spec.listens else list(listening)
+        sockets = {k: list(v) for k, v in around.sockets.items() if k in spec.listens}
+        close = [fd for k, fds in around.sockets.items() if k not in spec.listens for fd in fds]
         if around.lock_fd >= 0 and not spec.keeps_lock:
             close.append(around.lock_fd)
         self._nursery.order(
@@ -180,7 +180,7 @@ class RootActor(pykka.ThreadingActor):
                 "data_dir": str(around.data_dir),
                 "member_name": around.member_name,
                 "config": dict(around.config),
-                "sockets": {k: list(v) for k, v in around.sockets.items()} if spec.listens else {},
+                "sockets": sockets,
                 "lock_fd": around.lock_fd if spec.keeps_lock else -1,
                 "log_fd": around.log_write_fd,
                 "root_pid": os.getpid(),

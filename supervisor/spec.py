@@ -35,5 +35,5 @@ class ChildSpec:
     oom_score_adj: int = 0
     nice: int = 0
     keeps_lock: bool = False
-    listens: bool = False
+    listens: tuple[str, ...] = ()
     drains_first: bool = False

@@ -37,6 +37,7 @@ STAGE: Final = (
         module="actors.transport",
         exit_code=86,
         reason="first up, last down: raft must be able to speak while the others come and go",
+        listens=("peer",),
         oom_score_adj=100,
     ),
     ChildSpec(
@@ -92,7 +93,7 @@ def gateway(slot: int) -> ChildSpec:
         exit_code=87,
         reason="holds clients' memory: the first to go when there is none left",
         oom_score_adj=500,
-        listens=True,
+        listens=("client", "http", "metrics"),
         drains_first=True,
         shutdown=0.9,
     )

@@ -22,7 +22,7 @@ CHILDREN: tuple[dict[str, Any], ...] = (
     {"name": "applier", "keeps_lock": True},
     {"name": "lessor"},
     {"name": "snapshotter", "nice": 10, "oom_score_adj": 300},
-    {"name": "gateway-0", "listens": True},
+    {"name": "gateway-0", "listens": ("client",)},
 )
 
 
