@@ -16,10 +16,16 @@ from typing import Any, ClassVar, Final, TypeVar
 import pykka
 from pykka._envelope import Envelope
 
+from actors.faults import ActorFaults, Fault
+from actors.messages import Noise
+from actors.observing import CORRELATIONS, LOCAL_TAG, Observer
+from actors.observing import FLUSH_TAG as FLUSH_TAG
+from actors.observing import TICK_TAG as TICK_TAG
+from actors.tap import described
 from actors.wire import codec, neighbours
 from storage.failures import STORAGE_EXIT_CODE, UNUSABLE
 from transport.context import ActorContext
-from transport.control import ControlServer
+from transport.control import ControlServer, Handler
 from transport.counters import Board, Cell, State
 from transport.links import Links, Welcome
 from transport.log import Logger
@@ -27,10 +33,9 @@ from transport.mailbox import Flush, Mailbox, Tick
 
 H = TypeVar("H", bound=Callable[..., Any])
 NANOSECONDS: Final = 1_000_000_000
-FLUSH_TAG: Final = 250
-TICK_TAG: Final = 251
 COLLECTION_SECONDS: Final = 10.0
 IDLE_BATCHES: Final = 1000
+QUEUED_SHOWN: Final = 50
 
 
 class UnexpectedMessageError(Exception):
@@ -83,7 +88,11 @@ class Actor(pykka.ThreadingActor):
             have=self.have,
             welcome=self.welcome,
             clock=time.monotonic,
+            correlations=CORRELATIONS,
         )
+        self.observer = Observer(self.links, self.board, context.name)
+        self.slow_seconds = 0.0
+        self.faults = ActorFaults(self, enabled=bool(context.config.get("enable_faults")))
         super().__init__()
         self._bound = {cls: getattr(self, name) for cls, name in self._handlers.items()}
 
@@ -114,11 +123,15 @@ class Actor(pykka.ThreadingActor):
         """Call the handler; an unknown type crashes the actor, as in Erlang."""
         handler = self._bound.get(type(message))
         if handler is None:
-            raise UnexpectedMessageError(f"{type(self).__name__}: {message!r}")
-        words, block = self._words, self._block
-        words[block + Cell.SINCE_NS] = time.monotonic_ns()
+            raise UnexpectedMessageError(f"{type(self).__name__}: {type(message).__name__}")
+        words, block, observer = self._words, self._block, self.observer
+        words[block + Cell.SINCE_NS] = began = time.monotonic_ns()
         words[block + Cell.TAG] = tag = _tag_of(message)
+        slot = observer.begins(message, tag, began)
+        if self.slow_seconds:
+            self.faults.be_slow()
         handler(message)
+        observer.ends(slot, tag, began)
         if tag == TICK_TAG:
             self.collect_garbage(message.now)
         words[block + Cell.HANDLED] += 1
@@ -151,8 +164,47 @@ class Actor(pykka.ThreadingActor):
     def welcomed(self, message: Welcome) -> None:
         """A neighbour's stream has begun (again); override to ask for what is missing."""
 
+    @handles(Fault)
+    def suffer(self, message: Fault) -> None:
+        """A fault was ordered that happens on this thread."""
+        self.faults.suffer(message)
+
+    @handles(Noise)
+    def ignore(self, _: Noise) -> None:
+        """A flood that was ordered."""
+
+    def inject(self, message: Any) -> None:
+        """Queue a local message; any thread may."""
+        self.actor_inbox.put(Envelope(message))
+
     def stats(self) -> dict[str, Any]:
         """Return a read-only summary for the control mailbox; runs on its thread."""
+        return {}
+
+    def control_verbs(self) -> dict[str, Handler]:
+        """Return this actor's own requests of the control mailbox; they run on its thread."""
+        return {}
+
+    def queued(self) -> list[dict[str, Any]]:
+        """Return what is drained and not yet handled, oldest first; at most QUEUED_SHOWN."""
+        now = time.monotonic_ns()
+        return [
+            {
+                "sender": sender,
+                "type": type(body).__name__,
+                "sequence": sequence,
+                "items": items,
+                "bytes": size,
+                "age_ms": round((now - sent_ns) / 1e6, 3),
+                "fields": described(body),
+            }
+            for sender, body, items, sent_ns, sequence, size in self.actor_inbox.peek()[
+                :QUEUED_SHOWN
+            ]
+        ]
+
+    def _observe(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.observer.switch(on=bool(request["on"]))
         return {}
 
     def _handle_failure(
@@ -179,8 +231,14 @@ class Actor(pykka.ThreadingActor):
             self.context.run_dir / f"{self.name}.ctl",
             {
                 "stats": lambda _: self.stats(),
-                "peek": lambda _: {"queued": self.actor_inbox.peek()},
+                "peek": lambda _: {"queued": self.queued()},
+                "tap": self.observer.taps.start,
+                "tap-read": self.observer.taps.read,
+                "tap-stop": self.observer.taps.stop,
+                "observe": self._observe,
+                "fault": self.faults.order,
                 "stop": lambda _: self._ask_stop(),
+                **self.control_verbs(),
             },
         )
         control.start()
@@ -200,7 +258,10 @@ def _tag_of(message: object) -> int:
         return FLUSH_TAG
     if cls is Tick:
         return TICK_TAG
-    return codec.tag(message)
+    try:
+        return codec.tag(message)
+    except KeyError:  # an actor's own, such as an order of its control mailbox
+        return LOCAL_TAG
 
 
 def run(actor_class: type[Actor], context: ActorContext) -> None:

@@ -57,7 +57,13 @@ class ApplierMetric(IntEnum):
     NO_SPACE = 11
     APPLIED_TERM = 12
     PRUNED_TO = 13
+    GENERATION = 14  # raft index in the name of the database file in use
+    INSTALLS = 15
+    LEASE_INDEX = 16  # of the newest batch that changed leases
+    LEASES_GRANTED = 17
+    LEASES_REVOKED = 18
     COMMIT = 32
+    LEASE_TTL = 64  # lease_metrics.py
 
 
 class GatewayMetric(IntEnum):
@@ -80,11 +86,46 @@ class GatewayMetric(IntEnum):
 
 
 class TransportMetric(IntEnum):
-    """Words of the transport."""
+    """Words of the transport. PEERS are gauges of living links; what is before counts on."""
 
     ACTIVE_PEERS = 0
     LONGEST_CONNECTED = 1  # member id; 0 when no peer is active
     LOWEST_VERSION = 2  # of all members: major << 16 | minor << 8 | patch; 0 while one is unknown
+    SENT_BYTES = 3
+    RECEIVED_BYTES = 4
+    DROPPED = 5  # payloads that found no room or waited too long
+    LOST_FRAMES = 6  # gaps seen in what came from peers
+    INBOUND_CLOSED = 7  # connections of others that ended, as those that sent too big a frame
+    UNDELIVERED = 8  # payloads that came and whose actor had no open stream
+    REJECTED = 16  # one word for each transport.peer_wire.Reason
+    PEERS = 32  # PEER_SLOTS times PeerMetric
+
+
+class PeerMetric(IntEnum):
+    """Words of one peer within TransportMetric.PEERS; ID 0 is an empty slot."""
+
+    ID = 0
+    ACTIVE_SINCE_NS = 1  # CLOCK_MONOTONIC; 0 while it does not answer
+    ROUND_TRIP_NS = 2
+    SENT_BYTES = 3
+    RECEIVED_BYTES = 4
+    FAILURES = 5
+    DROPPED = 6
+    VERSION = 7
+
+
+PEER_SLOTS: Final = 16
+
+
+class LessorMetric(IntEnum):
+    """Words of the lessor."""
+
+    LEASES = 0  # clocks; 0 while not primary
+    PRIMARY = 1
+    RENEWED = 2
+    EXPIRED = 3
+    FORWARDED = 4
+    REFUSED = 5  # payloads of other members that could not be read
 
 
 class SnapshotterMetric(IntEnum):
@@ -92,7 +133,21 @@ class SnapshotterMetric(IntEnum):
 
     CHECKPOINTS = 0
     DURABLE_INDEX = 1
+    FILES_MADE = 2
+    SENDING = 3
+    SENT = 4
+    SEND_FAILURES = 5
+    SENT_BYTES = 6
+    RECEIVING = 7
+    RECEIVED = 8
+    RECEIVE_FAILURES = 9
+    RECEIVED_BYTES = 10
+    REJECTED = 11
+    PURGED = 12
     CHECKPOINT = 32
+    MAKE = 48  # these three are written and read by snapshot_metrics.py
+    SEND = 64
+    RECEIVE = 80
 
 
 # etcd's buckets for disk latencies: 1 ms doubling 14 times.

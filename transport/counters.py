@@ -6,7 +6,8 @@ edge holds what was sent (the sender writes) and what was handled (the receiver 
 Mailbox depth of an edge = sent - handled of the living stream.
 
 Layout, in 8-byte words: HEADER_WORDS with the names as JSON, then a block of BLOCK_WORDS for each
-actor, then EDGE_WORDS for each ordered pair of actors.
+actor, then EDGE_WORDS for each ordered pair of actors, then for each actor LATENCY_WORDS (see
+latency.py) and RECORDER_WORDS (see recorder.py).
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ HEADER_WORDS: Final = 256
 BLOCK_WORDS: Final = 512
 EDGE_WORDS: Final = 16
 METRIC_WORDS: Final = 448
+LATENCY_WORDS: Final = 256
+RECORDS: Final = 256
+RECORD_BYTES: Final = 64
+RECORDER_WORDS: Final = 8 + RECORDS * RECORD_BYTES // 8
 
 
 class State(IntEnum):
@@ -77,7 +82,8 @@ class Board:
         """Map the board at `path`; with `create`, make it anew for actors of these names."""
         if create is not None:
             names = list(create)
-            size = 8 * (HEADER_WORDS + len(names) * BLOCK_WORDS + len(names) ** 2 * EDGE_WORDS)
+            words = BLOCK_WORDS + len(names) * EDGE_WORDS + LATENCY_WORDS + RECORDER_WORDS
+            size = 8 * (HEADER_WORDS + len(names) * words)
             header = json.dumps(names).encode()
             assert len(header) < 8 * HEADER_WORDS
             partial = path.with_suffix(".new")
@@ -87,7 +93,7 @@ class Board:
             partial.rename(path)
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            self._map = mmap.mmap(descriptor, 0)
+            self._map: mmap.mmap | bytearray = mmap.mmap(descriptor, 0)
         finally:
             os.close(descriptor)
         header = self._map[: 8 * HEADER_WORDS].rstrip(b"\0")
@@ -95,6 +101,8 @@ class Board:
         self.words = memoryview(self._map).cast("Q")
         self._positions = {name: position for position, name in enumerate(self.names)}
         self._edges = HEADER_WORDS + len(self.names) * BLOCK_WORDS
+        self._latencies = self._edges + len(self.names) ** 2 * EDGE_WORDS
+        self._recorders = self._latencies + len(self.names) * LATENCY_WORDS
 
     def position(self, name: str) -> int:
         """Return the number of an actor, as used in stream headers."""
@@ -108,6 +116,27 @@ class Board:
         """Return the index in `words` of the first word of an edge."""
         row = self._positions[sender] * len(self.names) + self._positions[receiver]
         return self._edges + row * EDGE_WORDS
+
+    @property
+    def buffer(self) -> mmap.mmap | bytearray:
+        """The mapping itself, for those who write more than a word at a time."""
+        return self._map
+
+    def copy(self) -> Board:
+        """Return what the board says now, as a board that no longer changes."""
+        made = object.__new__(Board)
+        made.__dict__.update(self.__dict__)
+        made._map = bytearray(self._map)
+        made.words = memoryview(made._map).cast("Q")
+        return made
+
+    def latency(self, name: str) -> int:
+        """Return the index in `words` of the first word of an actor's latency area."""
+        return self._latencies + self._positions[name] * LATENCY_WORDS
+
+    def recorder(self, name: str) -> int:
+        """Return the index in `words` of the first word of an actor's flight recorder."""
+        return self._recorders + self._positions[name] * RECORDER_WORDS
 
     def get(self, name: str, cell: int) -> int:
         """Read one word of an actor's block."""

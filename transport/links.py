@@ -19,7 +19,8 @@ start at 0 and grow by 1; a stream's number is (receiver incarnation << 32) + ep
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,9 +30,17 @@ from raft.message import message
 from transport.address import mailbox_address
 from transport.codec import Codec
 from transport.counters import Board, Cell, Edge
+from transport.edge_faults import EdgeFaults
+from transport.recorder import Kind, Recorder
 
-_HEADER: Final = struct.Struct("<BIQQI")  # sender, its incarnation, stream, sequence, items
+Received = tuple[str, Any, int, int, int, int]
+"""Sender, message, items; then when it was sent, its sequence and its bytes."""
+Correlations = Mapping[type, Callable[[Any], int]]
+_HEADER: Final = struct.Struct("<BIQQIQ")
+"""Sender, its incarnation, stream, sequence, items, CLOCK_MONOTONIC in ns when it was sent."""
 _DATAGRAM: Final = 0
+_OUT: Final = int(Kind.OUT)
+_DROPPED: Final = int(Kind.DROPPED)
 HELLO_SECONDS_MIN: Final = 0.004
 HELLO_SECONDS_MAX: Final = 0.2
 HELLO_NEW_STREAM_AFTER: Final = 8
@@ -95,8 +104,19 @@ class Links:
         have: Callable[[str], int],
         welcome: Callable[[str, int], list[int]],
         clock: Callable[[], float],
+        correlations: Correlations | None = None,
     ) -> None:
-        """`have(sender)` fills a Hello; `welcome(receiver, have)` is told that a stream opens."""
+        """`have(sender)` fills a Hello; `welcome(receiver, have)` is told that a stream opens.
+
+        `correlations` tell by a message's class what ties it to others, for the recorder.
+        """
+        self.recorder = Recorder(board, name, incarnation)
+        self.taken: Received | None = None
+        """What the actor was handed last and has not begun with: of a stream, not local."""
+        self.on_sent: Callable[[str, Any, int, int, int, int], None] | None = None
+        """Told (receiver, message, items, time, sequence, bytes) of what is sent: a tap's."""
+        self.correlations: Correlations = correlations or {}
+        self.faults: EdgeFaults | None = None
         self._board = board
         self._words = board.words
         self._name = name
@@ -110,6 +130,7 @@ class Links:
         self._position = board.position(name)
         self._incoming = {neighbour: _Incoming() for neighbour in neighbours}
         self._outgoing = {neighbour: _Outgoing() for neighbour in self._incoming}
+        self._positions = {peer: board.position(peer) for peer in self._incoming}
         self._edges_out = {peer: board.edge(name, peer) for peer in self._incoming}
         self._edges_in = {peer: board.edge(peer, name) for peer in self._incoming}
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
@@ -126,6 +147,8 @@ class Links:
 
     def next_hello(self) -> float | None:
         """When `tick` wants to be called because a Hello is unanswered; None if none is."""
+        if self.faults is not None and (due := self.faults.next_due) is not None:
+            return due
         if not self._waiting:
             return None
         times = [state.next_hello for state in self._incoming.values() if not state.answered]
@@ -134,12 +157,20 @@ class Links:
 
     def tick(self, now: float) -> None:
         """Repeat every Hello that is due."""
+        if self.faults is not None:
+            self.faults.release(now, {peer: out.stream for peer, out in self._outgoing.items()})
+            if self.faults.idle:
+                self.faults = None
         for peer, state in self._incoming.items():
             if not state.answered and state.next_hello <= now:
                 if state.said and state.said % HELLO_NEW_STREAM_AFTER == 0:
                     self._open_incoming(peer)
                 else:
                     self._say_hello(peer, state, now)
+
+    def has(self, name: str) -> bool:
+        """Tell whether an actor is a neighbour."""
+        return name in self._outgoing
 
     def is_open(self, receiver: str) -> bool:
         """Tell whether the receiver has opened a stream from here."""
@@ -153,22 +184,59 @@ class Links:
             self._words[edge + Edge.DROPPED] += 1
             return False
         data = self._codec.encode(body)
-        header = _HEADER.pack(self._position, self._incarnation, out.stream, out.sequence, items)
-        out.sequence += 1
+        now, sequence = time.monotonic_ns(), out.sequence
+        header = _HEADER.pack(self._position, self._incarnation, out.stream, sequence, items, now)
+        out.sequence = sequence + 1
         words = self._words
         try:
-            out.socket.send(header + data, zmq.NOBLOCK)
+            if self.faults is None:
+                out.socket.send(header + data, zmq.NOBLOCK)
+            else:
+                self._send_faulty(self.faults, receiver, body, out, header + data)
         except zmq.Again:
             words[edge + Edge.DROPPED] += 1
+            self._record(_DROPPED, receiver, body, items, now, sequence, len(data))
             return False
+        if self.recorder.enabled:
+            self._record(_OUT, receiver, body, items, now, sequence, len(data))
         words[edge + Edge.SENT] = out.sequence
         words[edge + Edge.SENT_BYTES] += len(data)
         words[edge + Edge.SENT_ITEMS] += items
         return True
 
-    def accept(self, frame: bytes) -> tuple[str, Any, int] | None:
-        """Check one received frame; return (sender, message, items) if it is for the actor."""
-        position, incarnation, stream, sequence, items = _HEADER.unpack_from(frame)
+    def _send_faulty(
+        self, faults: EdgeFaults, receiver: str, body: Any, out: _Outgoing, frame: bytes
+    ) -> None:
+        socket = out.socket
+        assert socket is not None
+        faults.send(
+            receiver,
+            self._codec.tag(body),
+            out.stream,
+            frame,
+            lambda held: None if socket.closed else socket.send(held, zmq.NOBLOCK),
+        )
+
+    def _record(
+        self, kind: int, receiver: str, body: Any, items: int, now: int, sequence: int, size: int
+    ) -> None:
+        correlate = self.correlations.get(type(body))
+        self.recorder.note(
+            kind,
+            self._codec.tag(body),
+            self._positions[receiver],
+            sequence,
+            items,
+            size,
+            correlate(body) if correlate is not None else 0,
+            now,
+        )
+        if self.on_sent is not None and kind == _OUT:
+            self.on_sent(receiver, body, items, now, sequence, size)
+
+    def accept(self, frame: bytes) -> Received | None:
+        """Check one received frame; return what it holds if it is for the actor."""
+        position, incarnation, stream, sequence, items, sent_ns = _HEADER.unpack_from(frame)
         sender = self._board.names[position]
         payload = memoryview(frame)[_HEADER.size :]
         if stream == _DATAGRAM:
@@ -189,7 +257,7 @@ class Links:
             state.answered = True
             state.incarnation = incarnation
         self._words[edge + Edge.HANDLED_ITEMS] += items
-        return sender, body, items
+        return sender, body, items, sent_ns, sequence, len(payload)
 
     def handled(self, sender: str) -> None:
         """Count one message of `sender` as handled: what is not counted is the depth."""
@@ -231,7 +299,7 @@ class Links:
         if out.socket is None or out.incarnation != living:
             self._connect(peer, living)
         hello = Hello(self._name, self._incarnation, state.stream, self._have(peer))
-        header = _HEADER.pack(self._position, self._incarnation, _DATAGRAM, 0, 0)
+        header = _HEADER.pack(self._position, self._incarnation, _DATAGRAM, 0, 0, 0)
         assert out.socket is not None
         try:
             out.socket.send(header + self._codec.encode(hello), zmq.NOBLOCK)
