@@ -52,6 +52,9 @@ NEVER: Final = float("inf")
 GRPC_OVERHEAD_BYTES: Final = 512 * 1024  # etcd's grpcOverheadBytes
 DRAIN_NOTICE_TIMEOUT: Final = 1.0
 PING_STRIKES_MAX: Final = 2  # grpc-go's maxPingStrikes
+# So much is no mere control frames: a part of a big answer forgives pings as its beginning does.
+# grpc-go's clients measure the bandwidth by one ping for each such part.
+FORGIVING_BYTES_MIN: Final = 4096
 PING_IDLE_MIN_TIME: Final = 7200.0  # grpc-go: without a call open, pings every two hours at most
 _STREAMS_UNLIMITED: Final = 2**32 - 1
 _KEEPALIVE: Final = b"trouped\x00"
@@ -317,6 +320,8 @@ class Http2Connection:
             return self.data_to_send()
         if not data and not engine.want_read and not engine.want_write:
             self.finish()
+        if len(data) >= FORGIVING_BYTES_MIN:
+            self.sent = True
         return data
 
     def _fail(self, error: Http2Error) -> None:

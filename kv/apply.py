@@ -27,11 +27,6 @@ from kv.writer import HistoryWriter
 NO_LEASE: Final = 0
 
 
-def lease_exists(lease: int) -> bool:
-    """Tell whether a lease is known: none is, until leases are granted."""
-    return lease == NO_LEASE
-
-
 def put(writer: HistoryWriter, request: PutRequest) -> PutResponse:
     """Put one key of a checked request; return the response without header.
 
@@ -66,7 +61,7 @@ def needs_previous(request: PutRequest) -> bool:
 
 def apply_put(writer: HistoryWriter, request: PutRequest) -> Result:
     """Put one key. Raises EtcdError: the lease is checked first, then the key."""
-    if not lease_exists(request.lease):
+    if not writer.has_lease(request.lease):
         raise EtcdError(LEASE_NOT_FOUND)
     if needs_previous(request) and writer.get(request.key) is None:
         raise EtcdError(KEY_NOT_FOUND)

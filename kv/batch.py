@@ -33,6 +33,14 @@ class Op(IntEnum):
     """UTF-8 text such as 3.7.0."""
     ALARM = 8
     """AlarmRequest."""
+    LEASE_GRANT = 9
+    """LeaseGrantRequest, with its id and a TTL that is not below the least one."""
+    LEASE_REVOKE = 10
+    """LeaseRevokeRequest of a client."""
+    LEASE_EXPIRE = 11
+    """A lessor's revocation of one lease: kv.lease_ops.encode_expiry. Fenced."""
+    LEASE_CHECKPOINT = 12
+    """A lessor's checkpoints: kv.lease_ops.encode_checkpoints. Fenced."""
 
 
 class BatchDecodeError(ValueError):

@@ -255,6 +255,12 @@ SESSION_CLOSED: Final = _error(64, Code.UNAVAILABLE, "etcdserver: session closed
 ANSWERED_ALREADY: Final = _error(65, Code.UNAVAILABLE, "etcdserver: request already answered")
 UNKNOWN_METHOD: Final = _error(66, Code.UNKNOWN, "etcdserver: unknown method")
 
+TIMEOUT_LEADER_TRANSFER: Final = _error(
+    67,
+    Code.UNKNOWN,  # etcd has no code for it
+    "etcdserver: request timed out, leader transfer took too long",
+)
+
 
 class RevisionOverflowError(Exception):
     """More changes in one revision, or more revisions, than the history's key can hold."""

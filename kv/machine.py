@@ -30,6 +30,7 @@ from kv.apply import apply_alarm, apply_compact, apply_delete_range, apply_put, 
 from kv.batch import Batch, Op, decode_batch
 from kv.cluster import MemberChange, change_members
 from kv.errors import CORRUPT, MEMBER_NOT_FOUND, NO_SPACE, EtcdError, RevisionOverflowError
+from kv.lease_ops import LEASE_OPS, Leases
 from kv.recall import BODY_BYTES_MAX, is_recalled, recall
 from kv.session import CLOSED, Sessions
 from kv.store import REVISION_MAX, SUB_BITS, Kept, Result, Store
@@ -39,6 +40,7 @@ from raft.message import message
 
 if TYPE_CHECKING:
     from kv.cluster import Member
+    from kv.lease_ops import LeaseFact
     from kv.store import Session
     from raft.state import ConfState
 
@@ -66,6 +68,7 @@ class Machine:
     __slots__ = (
         "_alarmed",
         "_big",
+        "_leases",
         "_progress",
         "_sessions",
         "_state",
@@ -86,6 +89,7 @@ class Machine:
         self._state = self._store.load()
         self._progress = self._state.progress
         self._writer = HistoryWriter(self._store, self._progress.hash)
+        self._leases = Leases(self._store, self._writer)
         self._sessions = Sessions(self._store, self._state.sessions)
         self._alarmed = bool(self._state.alarms)
 
@@ -128,6 +132,10 @@ class Machine:
     def cluster_version(self) -> str | None:
         """The decided version; None while undecided."""
         return self._state.cluster_version
+
+    def take_lease_facts(self) -> list[LeaseFact]:
+        """Return what happened to leases since the last call; to be told after the commit."""
+        return self._leases.take_facts()
 
     # --- entries ----------------------------------------------------------------------------------
 
@@ -269,6 +277,10 @@ class Machine:
         try:
             if op in _KEY_OPS:
                 return self._execute_key_op(op, data)
+            if op in LEASE_OPS:
+                if self._alarmed:
+                    self._refuse_alarmed(op, data)
+                return self._leases.execute(op, data, self._progress)
             return self._execute_cluster_op(op, data)
         except EtcdError as error:
             return -error.status.number
@@ -296,7 +308,8 @@ class Machine:
         if AlarmType.CORRUPT in kinds:
             raise EtcdError(CORRUPT)
         if AlarmType.NOSPACE in kinds and (
-            op == Op.PUT or (op == Op.TXN and takes_space(TxnRequest.FromString(data)))
+            op in (Op.PUT, Op.LEASE_GRANT)
+            or (op == Op.TXN and takes_space(TxnRequest.FromString(data)))
         ):
             raise EtcdError(NO_SPACE)
 

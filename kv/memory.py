@@ -18,6 +18,7 @@ from kv.store import (
     Kept,
     KeptResults,
     Latest,
+    Lease,
     Progress,
     Session,
     State,
@@ -32,6 +33,7 @@ class _Data:
     history: dict[int, HistoryRow] = field(default_factory=dict)
     latest: dict[bytes, Latest] = field(default_factory=dict)
     kept: dict[int, dict[int, KeptResults]] = field(default_factory=dict)
+    leases: dict[int, Lease] = field(default_factory=dict)
 
 
 class MemoryStore:
@@ -126,6 +128,23 @@ class MemoryStore:
     def save_alarms(self, alarms: Iterable[tuple[int, int]]) -> None:
         """See Store."""
         self._data.state.alarms = set(alarms)
+
+    def lease(self, lease_id: int) -> Lease | None:
+        """See Store."""
+        return self._data.leases.get(lease_id)
+
+    def lease_keys(self, lease_id: int) -> Sequence[bytes]:
+        """See Store."""
+        latest = self._data.latest
+        return sorted(key for key, row in latest.items() if row[2] and row[3] == lease_id)
+
+    def save_lease(self, lease: Lease) -> None:
+        """See Store."""
+        self._data.leases[lease.id] = lease
+
+    def delete_lease(self, lease_id: int) -> None:
+        """See Store."""
+        self._data.leases.pop(lease_id, None)
 
     def save_session(self, session: Session) -> None:
         """See Store."""

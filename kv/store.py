@@ -71,6 +71,19 @@ class Session:
     closed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A lease: TTLs in seconds, `remaining_ttl` is the last checkpoint's, 0 if there is none.
+
+    `granted_index` is the index of the entry that granted it: with the id it names the lease.
+    """
+
+    id: int
+    ttl: int
+    remaining_ttl: int
+    granted_index: int
+
+
 @dataclass(slots=True)
 class State:
     """Everything but the keys: small, and held in memory by the state machine."""
@@ -150,6 +163,22 @@ class Store(Reads, Protocol):
 
     def save_alarms(self, alarms: Iterable[tuple[int, int]]) -> None:
         """Replace all raised alarms, (member id, type)."""
+        ...
+
+    def lease(self, lease_id: int) -> Lease | None:
+        """Return a lease, or None."""
+        ...
+
+    def lease_keys(self, lease_id: int) -> Sequence[bytes]:
+        """Return the keys attached to a lease, in their order."""
+        ...
+
+    def save_lease(self, lease: Lease) -> None:
+        """Add a lease or change it."""
+        ...
+
+    def delete_lease(self, lease_id: int) -> None:
+        """Remove a lease; its keys are not touched."""
         ...
 
     def save_session(self, session: Session) -> None:

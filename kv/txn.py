@@ -23,7 +23,7 @@ from etcdpb.rpc_pb2 import (
     TxnRequest,
     TxnResponse,
 )
-from kv.apply import delete_range, lease_exists, needs_previous, put
+from kv.apply import delete_range, needs_previous, put
 from kv.errors import COMPACTED, FUTURE_REV, KEY_NOT_FOUND, LEASE_NOT_FOUND, EtcdError
 from kv.range import range_bounds, range_response
 from kv.store import KV, Reads, Result
@@ -118,16 +118,16 @@ def _chosen(request: TxnRequest, path: Iterator[bool]) -> Iterator[RequestOp]:
             yield op
 
 
-def _check_puts(reads: Reads, request: TxnRequest, path: list[bool]) -> None:
+def _check_puts(writer: HistoryWriter, request: TxnRequest, path: list[bool]) -> None:
     for op in _chosen(request, iter(path)):
         if op.HasField("request_put"):
-            _check_put(reads, op.request_put)
+            _check_put(writer, op.request_put)
 
 
-def _check_put(reads: Reads, request: PutRequest) -> None:
-    if needs_previous(request) and reads.get(request.key) is None:
+def _check_put(writer: HistoryWriter, request: PutRequest) -> None:
+    if needs_previous(request) and writer.get(request.key) is None:
         raise EtcdError(KEY_NOT_FOUND)
-    if not lease_exists(request.lease):
+    if not writer.has_lease(request.lease):
         raise EtcdError(LEASE_NOT_FOUND)
 
 

@@ -92,6 +92,10 @@ class HistoryWriter:
         self.sync()
         return self._store.count(key, end, revision)
 
+    def has_lease(self, lease: int) -> bool:
+        """Whether a put may name a lease: there is such a lease, or 0 for none."""
+        return not lease or self._store.lease(lease) is not None
+
     # --- towards the store ------------------------------------------------------------------------
 
     def sync(self) -> None:

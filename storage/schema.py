@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """PRAGMA user_version. A database of another format is refused."""
 
 APPLICATION_ID: Final = 0x74726F75  # "trou"
@@ -48,6 +48,14 @@ CREATE TABLE members (
     client_urls BLOB NOT NULL,
     is_learner INTEGER NOT NULL
 );
+-- Leases; the keys of one are found by the index. TTLs in seconds, see kv.store.Lease.
+CREATE TABLE leases (
+    id INTEGER PRIMARY KEY,
+    ttl INTEGER NOT NULL,
+    remaining_ttl INTEGER NOT NULL,
+    granted_index INTEGER NOT NULL
+);
+CREATE INDEX key_lease ON key (lease) WHERE lease != 0;
 CREATE TABLE alarms (
     member_id INTEGER NOT NULL,
     alarm INTEGER NOT NULL,

@@ -16,6 +16,7 @@ from kv.cluster import Member
 from kv.store import HistoryRow, Kept, KeptResults, Latest, Progress, Session, State
 from raft.state import ConfState
 from storage.database import BUSY_MILLISECONDS
+from storage.leases import LeaseTable
 from storage.queries import Queries
 from storage.schema import signed, unsigned
 
@@ -36,7 +37,7 @@ _UPSERT_SESSION: Final = (
 )
 
 
-class SqliteStore(Queries):
+class SqliteStore(LeaseTable):
     """Implements kv.store.Store on the writer's connection."""
 
     __slots__ = ("_connection", "_frames", "executemany")
@@ -58,6 +59,12 @@ class SqliteStore(Queries):
 
     def close(self) -> None:
         """Close the connection."""
+        self._connection.close()
+
+    def abandon(self) -> None:
+        """Close the connection to a file that another has replaced: its log need not be copied."""
+        self.rollback()
+        self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         self._connection.close()
 
     # --- transactions -----------------------------------------------------------------------------

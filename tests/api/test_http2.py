@@ -170,6 +170,24 @@ def test_pings_at_the_allowed_pace_are_answered_for_ever() -> None:
     assert not wire.server.closed
 
 
+def test_pings_between_the_parts_of_a_big_answer_are_forgiven() -> None:
+    wire = Wire()
+    wire.send(wire.open(ECHO), bytes(500_000), end=True)
+
+    parts = 0
+    while up := wire.client.data_to_send():
+        wire.server.receive(up)
+        while down := wire.server.data_to_send():
+            wire.client.receive_data(down)
+            wire.client.events()
+            if len(down) > 10_000:
+                wire.client.ping(b"12345678")
+                parts += 1
+
+    assert parts > 5
+    assert not wire.server.closed
+
+
 def test_pings_between_answers_are_forgiven() -> None:
     wire = Wire()
 

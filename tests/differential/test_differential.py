@@ -11,7 +11,12 @@ from google.protobuf.message import Message
 
 from etcdpb import rpc_pb2 as pb
 from tests.client import METHODS, Answer, Client
-from tests.differential.compare import DifferenceError, compare, same_but_for_ties
+from tests.differential.compare import (
+    DifferenceError,
+    compare,
+    same_but_for_lease_order,
+    same_but_for_ties,
+)
 from tests.differential.workload import Workload
 from tests.member import Member, distro_binary
 
@@ -172,6 +177,26 @@ def ties() -> Iterator[tuple[Answer, Answer, bool]]:
 @pytest.mark.parametrize(("a", "b", "alike"), list(ties()))
 def test_only_the_order_of_keys_that_sort_alike_is_open(a: Answer, b: Answer, alike: bool) -> None:
     assert same_but_for_ties(BY_VERSION, a, b) is alike
+
+
+def told(left: int, *keys: bytes, granted: int = 60) -> Answer:
+    message = pb.LeaseTimeToLiveResponse(ID=5, TTL=left, grantedTTL=granted, keys=keys)
+    return Answer("OK", "", message)
+
+
+@pytest.mark.parametrize(
+    ("other", "alike"),
+    [
+        (told(49, b"b", b"a"), True),  # a second later, in another order
+        (told(-1, b"a", b"b"), False),
+        (told(50, b"a"), False),
+        (told(50, b"a", b"b", granted=61), False),
+    ],
+)
+def test_only_clocks_and_order_of_leases_are_open(other: Answer, alike: bool) -> None:
+    request = pb.LeaseTimeToLiveRequest(ID=5, keys=True)
+
+    assert same_but_for_lease_order(request, told(50, b"a", b"b"), other) is alike
 
 
 def test_ties_in_a_transaction_are_open_too() -> None:

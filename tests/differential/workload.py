@@ -33,6 +33,9 @@ RANGE_ENDS: Final = (
 )
 TXN_OPS_MAX: Final = 128
 LEASE_UNKNOWN: Final = 0x1234567
+LEASES: Final = (5, 6, 7, -8, 1 << 62)
+TTLS: Final = (50_000, 60_000, 9_000_000_000)  # none expires in a run
+TTLS_TOO_LARGE: Final = (9_000_000_001, (1 << 63) - 1)
 VALUE_BYTES_TOO_MANY: Final = 1_600_000
 
 Weighted = tuple[tuple[int, Callable[[], Message]], ...]
@@ -61,6 +64,10 @@ class Workload:
             (100, self.delete),
             (240, self.txn),
             (40, self.compact),
+            (25, self.grant),
+            (15, self.revoke),
+            (20, self.time_to_live),
+            (3, pb.LeaseLeasesRequest),
         )
 
     def next(self) -> Message:
@@ -150,9 +157,29 @@ class Workload:
             request.ignore_lease = True
         if self._chance(0.06):
             request.lease = self._random.choice((LEASE_UNKNOWN, 1, -1))
+        elif self._chance(0.25):
+            request.lease = self._random.choice(LEASES)
         if self._chance(0.002):
             request.value = b"x" * VALUE_BYTES_TOO_MANY
         return request
+
+    def _lease(self) -> int:
+        return self._random.choice((0, LEASE_UNKNOWN) if self._chance(0.1) else LEASES)
+
+    def grant(self) -> pb.LeaseGrantRequest:
+        """Draw a LeaseGrant under an id of its own choice."""
+        ttls = TTLS_TOO_LARGE if self._chance(0.1) else TTLS
+        return pb.LeaseGrantRequest(
+            ID=self._lease() or LEASE_UNKNOWN, TTL=self._random.choice(ttls)
+        )
+
+    def revoke(self) -> pb.LeaseRevokeRequest:
+        """Draw a LeaseRevoke."""
+        return pb.LeaseRevokeRequest(ID=self._lease())
+
+    def time_to_live(self) -> pb.LeaseTimeToLiveRequest:
+        """Draw a LeaseTimeToLive."""
+        return pb.LeaseTimeToLiveRequest(ID=self._lease(), keys=self._chance(0.8))
 
     def delete(self) -> pb.DeleteRangeRequest:
         """Draw a DeleteRange; mostly of few keys, else the store would stay empty."""
@@ -177,7 +204,7 @@ class Workload:
         elif field == "version":
             compare.version = self._random.choice((0, 1, 1, 2, 5, -1))
         elif field == "lease":
-            compare.lease = self._random.choice((0, 0, 1, LEASE_UNKNOWN))
+            compare.lease = self._random.choice((0, 0, 1, LEASE_UNKNOWN, *LEASES))
         elif field:
             setattr(compare, field, self._random.choice((0, self._revision(), self._revision())))
         if self._chance(0.2):

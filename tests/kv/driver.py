@@ -29,6 +29,8 @@ OPS = {
     "TxnRequest": Op.TXN,
     "CompactionRequest": Op.COMPACT,
     "AlarmRequest": Op.ALARM,
+    "LeaseGrantRequest": Op.LEASE_GRANT,
+    "LeaseRevokeRequest": Op.LEASE_REVOKE,
 }
 
 

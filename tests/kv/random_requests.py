@@ -9,12 +9,15 @@ from etcdpb.rpc_pb2 import (
     CompactionRequest,
     Compare,
     DeleteRangeRequest,
+    LeaseGrantRequest,
+    LeaseRevokeRequest,
     PutRequest,
     RangeRequest,
     TxnRequest,
 )
 
 KEYS = [b"a", b"a\0", b"aa", b"ab", b"b", b"c\xff", b"d", b"\xff"]
+LEASES = [1, 2, -3, 1 << 62]
 ENDS = [b"", b"", b"", b"\0", b"b", b"c", b"\xff\xff", b"a"]
 
 
@@ -28,14 +31,22 @@ class RandomRequests:
 
     def write(self) -> Any:
         """Return a request that goes through the log."""
-        kind = self._random.choices(("put", "delete", "txn", "compact"), (10, 4, 5, 1))[0]
+        kinds = ("put", "delete", "txn", "compact", "grant", "revoke")
+        kind = self._random.choices(kinds, (10, 4, 5, 1, 2, 1))[0]
         if kind == "put":
             return self.put()
         if kind == "delete":
             return self.delete()
         if kind == "txn":
             return self.txn(depth=0)
+        if kind == "grant":
+            return LeaseGrantRequest(ID=self._lease(), TTL=self._random.randint(2, 9))
+        if kind == "revoke":
+            return LeaseRevokeRequest(ID=self._lease())
         return CompactionRequest(revision=self._revision())
+
+    def _lease(self) -> int:
+        return self._random.choice(LEASES)
 
     def _key(self) -> bytes:
         return self._random.choice(KEYS)
@@ -56,8 +67,8 @@ class RandomRequests:
             request.value = b"%d" % self._random.randint(0, 9) if self._some(0.9) else b""
         if self._some(0.1):
             request.ignore_lease = True
-        elif self._some(0.03):
-            request.lease = 77
+        elif self._some(0.3):
+            request.lease = self._lease()
         return request
 
     def delete(self) -> DeleteRangeRequest:

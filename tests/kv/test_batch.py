@@ -47,4 +47,8 @@ def test_op_numbers_never_change() -> None:
         ("MEMBER_ATTRIBUTES", 6),
         ("CLUSTER_VERSION", 7),
         ("ALARM", 8),
+        ("LEASE_GRANT", 9),
+        ("LEASE_REVOKE", 10),
+        ("LEASE_EXPIRE", 11),
+        ("LEASE_CHECKPOINT", 12),
     ]

@@ -27,7 +27,7 @@ from kv.store import REVISION_MAX, SUB_MAX, Progress
 from kv.txn import is_read_only, is_serializable
 from kv.writer import HistoryWriter
 from raft.state import ConfState
-from tests.kv.driver import KINDS, MemoryDriver, driver_over
+from tests.kv.driver import KINDS, OPS, MemoryDriver, driver_over
 from tests.kv.random_requests import RandomRequests
 
 
@@ -88,13 +88,7 @@ def test_state_and_hash_do_not_depend_on_how_entries_come_in_transactions(tmp_pa
         requests.revision = model.machine.revision
         request = requests.write()
         model.propose(request)
-        ops = bytes(
-            [
-                {"PutRequest": 2, "DeleteRangeRequest": 3, "TxnRequest": 4}.get(
-                    type(request).__name__, 5
-                )
-            ]
-        )
+        ops = bytes([OPS[type(request).__name__]])
         datas.append(encode_batch(0, 0, 0, ops, [request.SerializeToString()]))
     other = driver_over("sqlite", tmp_path)
 

@@ -11,7 +11,7 @@ import pytest
 from kv.errors import EtcdError
 from storage.compaction import prune_slice
 from tests.kv.driver import MemoryDriver, SqliteDriver
-from tests.kv.random_requests import RandomRequests
+from tests.kv.random_requests import LEASES, RandomRequests
 
 
 def answer(ask: Any, request: Any) -> Any:
@@ -30,6 +30,10 @@ def compare(seed: int, steps: int, folder: Path) -> None:
         writes = [requests.write() for _ in range(chance.randint(1, 4))]
         assert model.propose(*writes) == database.propose(*writes), (seed, step, writes)
         assert model.machine.hash == database.machine.hash, (seed, step, writes)
+        for lease in LEASES:
+            assert model.store.lease(lease) == database.store.lease(lease), (seed, step, writes)
+            keys = list(model.store.lease_keys(lease))
+            assert keys == list(database.store.lease_keys(lease)), (seed, step, writes)
         read = requests.range()
         assert answer(model.range, read) == answer(database.range, read), (seed, step, read)
         txn = requests.txn(read_only=True)

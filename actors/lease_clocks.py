@@ -1,0 +1,108 @@
+"""The lessor's clocks in a mapped file of the run directory: what outlives its process.
+
+A lessor that starts again on the same leader goes on with these clocks (RULES A6.6); what was
+renewed is not stored anywhere else. They are good for one term only: another leader has promised
+other things meanwhile, so a promotion in another term begins anew.
+
+Layout, in 8-byte words: MAGIC, term, when a lessor was last at work, reserved; then for each slot
+lease id, granted index, expiry (0: the slot is free). Times are CLOCK_BOOTTIME in ns. The expiry is
+written last when a slot is taken and first when it is freed, so no half of a slot is believed.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+from typing import Final
+
+from kv.lease import Clock
+
+MAGIC: Final = 0x6C65617365733031  # "leases01"
+HEADER_WORDS: Final = 4
+SLOT_WORDS: Final = 3
+FIRST_SLOTS: Final = 1024
+
+
+class ClockFile:
+    """Implements kv.lease.Keeper."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, or make it."""
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._free: list[int] = []
+        self._slots = 0
+        size = os.fstat(self._descriptor).st_size
+        slots = (size // 8 - HEADER_WORDS) // SLOT_WORDS
+        self._map: mmap.mmap | None = None
+        self._words: memoryview[int]
+        self._resize(max(slots, FIRST_SLOTS))
+        if self._words[0] != MAGIC:
+            self._words[1] = 0
+            self._words[0] = MAGIC
+
+    def _resize(self, slots: int) -> None:
+        if self._map is not None:
+            self._words.release()
+            self._map.close()
+        size = 8 * (HEADER_WORDS + slots * SLOT_WORDS)
+        os.ftruncate(self._descriptor, size)
+        self._map = mmap.mmap(self._descriptor, size)
+        self._words = memoryview(self._map).cast("q")
+        self._slots = slots
+
+    def close(self) -> None:
+        """Let go of the file; it stays."""
+        self._words.release()
+        if self._map is not None:
+            self._map.close()
+        os.close(self._descriptor)
+
+    def load(self, term: int) -> tuple[dict[tuple[int, int], int], int]:
+        """Return expiries by (lease id, granted index) of a term, and when they were last kept.
+
+        Nothing, and 0, if the file is of another term.
+        """
+        words = self._words
+        if words[1] != term:
+            return {}, 0
+        found: dict[tuple[int, int], int] = {}
+        for place in range(HEADER_WORDS, HEADER_WORDS + SLOT_WORDS * self._slots, SLOT_WORDS):
+            if words[place + 2]:
+                found[words[place], words[place + 1]] = words[place + 2]
+        return found, words[2]
+
+    def begin(self, term: int) -> None:
+        """Forget everything: a lessor is promoted in `term`."""
+        self._words[1] = 0
+        os.ftruncate(self._descriptor, 8 * HEADER_WORDS)  # what is cut off comes back as zeros
+        self._resize(FIRST_SLOTS)
+        self._free = list(range(FIRST_SLOTS - 1, -1, -1))
+        self._words[1] = term
+
+    def at_work(self, now: int) -> None:
+        """Say that a lessor is alive."""
+        self._words[2] = now
+
+    def keep(self, clock: Clock) -> None:
+        """See Keeper."""
+        words = self._words
+        if clock.slot >= 0:
+            words[HEADER_WORDS + clock.slot * SLOT_WORDS + 2] = clock.expiry
+            return
+        if not self._free:
+            self._free = list(range(2 * self._slots - 1, self._slots - 1, -1))
+            self._resize(2 * self._slots)
+            words = self._words
+        clock.slot = self._free.pop()
+        place = HEADER_WORDS + clock.slot * SLOT_WORDS
+        words[place] = clock.id
+        words[place + 1] = clock.granted_index
+        words[place + 2] = clock.expiry
+
+    def drop(self, clock: Clock) -> None:
+        """See Keeper."""
+        if clock.slot >= 0:
+            self._words[HEADER_WORDS + clock.slot * SLOT_WORDS + 2] = 0
+            self._free.append(clock.slot)
+            clock.slot = -1
