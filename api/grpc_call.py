@@ -218,6 +218,21 @@ class Call:
         if not connection.dirty:
             connection.mark()
 
+    def send_framed(self, data: bytes, messages: int) -> None:
+        """Send several messages of a stream, each with its 5-byte prefix, as one piece."""
+        if self.closed:
+            return
+        connection = self._connection
+        try:
+            self._send_headers()
+            connection.http2.send_data(self.stream_id, data)
+        except Http2Error:
+            return
+        self.method.sent += messages
+        connection.http2.sent = True
+        if not connection.dirty:
+            connection.mark()
+
     def send_headers(self) -> None:
         """Send the response's headers now: some clients wait for them before the first message."""
         if self.closed or self._headers_sent:

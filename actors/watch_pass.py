@@ -1,0 +1,148 @@
+"""One pass over the history for the watchers of some runs: read, match, hand out.
+
+A pass reads whole revisions only. Mostly it is one slice; a revision with more rows than a slice
+(one delete of a long range) is read in several, and handed out when it is complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from kv.store import SUB_BITS, HistoryRow, row_id
+from kv.watch import Event, Group, Sink, Watcher, WatcherIndex, encode_all
+from storage.events import EventReader, Slice
+
+SLICE_ROWS: Final = 512
+SLICE_BYTES: Final = 256 << 10
+
+
+class Run:
+    """Watchers that all want revision `next` next."""
+
+    __slots__ = ("index", "next")
+
+    def __init__(self, start: int) -> None:
+        self.next = start
+        self.index = WatcherIndex()
+
+
+class Pass:
+    """Reads from `run.next` on, in steps. `join(end)` gives the runs that start within it.
+
+    Once `done`: all up to revision `end` was collected for `runs`, or `compact_revision` is set and
+    the history from `run.next` on is no longer there. `patient` believes rows below the compact
+    revision while they aren't pruned: its watchers were in time when they happened.
+    """
+
+    def __init__(self, run: Run, join: Callable[[int], list[Run]], *, patient: bool) -> None:
+        self.runs = [run]
+        self.end = run.next - 1
+        self.complete = False  # nothing was left out up to where it was to read
+        self.compact_revision = 0
+        self._join = join
+        self._patient = patient
+        self._place = row_id(run.next)
+        self._torn = 0  # the revision that is being read in several slices
+        self._touched: dict[Group, None] = {}
+
+    def step(self, reader: EventReader, to: int | None) -> bool:
+        """Read one slice, up to revision `to` or the newest; True when done."""
+        with reader.slice() as part:
+            compact = part.compact_revision
+            if self.runs[0].next < compact and not (
+                self._patient and self._place >= part.intact_from
+            ):
+                self.compact_revision = compact
+                return True
+            newest = part.revision if to is None else min(to, part.revision)
+            last = self._torn or newest
+            part.read(self._place, last, SLICE_ROWS, SLICE_BYTES)
+            rows = part.rows
+            if not part.rest:
+                self.end = max(last, self.end)
+                self.complete = last == newest
+            elif not self._cut(rows, part.rest >> SUB_BITS):
+                self._collect(part, rows, compact)
+                return False
+            if not self._torn:
+                self.runs += self._join(self.end)
+            self._collect(part, rows, compact)
+        return True
+
+    def _cut(self, rows: list[HistoryRow], following: int) -> bool:
+        """Leave out the revision that goes on after the slice; False if that is all there is."""
+        if rows[0][0] >> SUB_BITS == following:
+            self._torn = following
+            self._place = rows[-1][0] + 1
+            return False
+        while rows[-1][0] >> SUB_BITS == following:
+            rows.pop()
+        self.end = following - 1
+        return True
+
+    def _collect(self, part: Slice, rows: list[HistoryRow], compact: int) -> None:
+        touched = self._touched
+        wanted: dict[int, tuple[Event, bytes]] = {}
+        matchers = [(run.next, run.index.match) for run in self.runs]
+        for row in rows:
+            key = row[1]
+            revision = row[0] >> SUB_BITS
+            event: Event | None = None
+            for start, match in matchers:
+                if revision < start:
+                    continue
+                for group in match(key):
+                    if event is None:
+                        event = Event(row)
+                    group.events.append(event)
+                    touched[group] = None
+                    if event.previous and revision > compact and group.wants_previous():
+                        wanted[row[0]] = event, key
+        if wanted:
+            _add_previous(part, wanted)
+
+    def hand_out(self) -> tuple[list[tuple[Run, Watcher]], list[Sink], int]:
+        """Give everybody what was collected.
+
+        Returns who could not take it, the sinks that took some and want a flush, and the number of
+        events given.
+        """
+        slow: list[tuple[Run, Watcher]] = []
+        sinks: dict[Sink, None] = {}
+        given = 0
+        owners = {id(run.index): run for run in self.runs}
+        for group in self._touched:
+            events, group.events = group.events, []
+            for options, members in group.members.items():
+                pieces = encode_all(events, options)
+                if not pieces:
+                    continue
+                size = sum(len(piece) for piece in pieces)
+                joined = [b"".join(pieces)] if size <= SLICE_BYTES else pieces
+                for watcher in members:
+                    sink = watcher.sink
+                    if sink.take(watcher, self.end, pieces if watcher.fragment else joined, size):
+                        given += len(pieces)
+                        sinks[sink] = None
+                    else:
+                        slow.append((owners[id(watcher.index)], watcher))
+        self._touched = {}
+        return slow, list(sinks), given
+
+    def abandon(self) -> None:
+        """Forget what was collected."""
+        for group in self._touched:
+            group.events = []
+        self._touched = {}
+
+
+def _add_previous(part: Slice, wanted: dict[int, tuple[Event, bytes]]) -> None:
+    """Find the pairs as they were one revision before."""
+    found = part.previous({event.previous for event, _ in wanted.values()})
+    for event, key in wanted.values():
+        row = found.get(event.previous)
+        while row is not None and row[0] >> SUB_BITS == event.revision and row[2]:
+            row = part.previous([row[2]]).get(row[2])
+        if row is not None and row[0] >> SUB_BITS < event.revision:
+            event.follows(key, row)
