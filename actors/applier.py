@@ -1,11 +1,11 @@
 """The state machine: the only writer of the database.
 
 Owns      the database (one writer connection) and the machine over it.
-Receives  Apply and CommittedTo from the raft node; Prune from the compactor; Checkpointed from
-          the snapshotter; Flush, Tick.
+Receives  Apply, CommittedTo and InstallSnapshot from the raft node; Prune from the compactor;
+          Checkpointed from the snapshotter; Flush, Tick.
 Sends     Applied to every gateway (results for its own session, a wake-up for the others);
           AppliedTo to the raft node; Committed to the snapshotter; CompactionScheduled and Pruned
-          to the compactor.
+          to the compactor; LeaseFacts to the lessor.
 Crashes   on entries that do not follow what it has, on a database it can't trust, on any other
           message. State is the database: a successor says Hello with its applied index.
 
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from actors.base import Actor, handles, run
+from actors.lease_metrics import LeaseCounts
 from actors.messages import (
     Applied,
     AppliedTo,
@@ -30,6 +31,8 @@ from actors.messages import (
     Committed,
     CommittedTo,
     CompactionScheduled,
+    InstallSnapshot,
+    LeaseFacts,
     Prune,
     Pruned,
 )
@@ -38,11 +41,20 @@ from actors.space import Ballast
 from actors.wire import WATCHED_REQUESTS_MAX
 from kv.batch import Op
 from kv.cluster import decode_member_change
+from kv.lease_ops import LeaseFact
 from kv.machine import Machine
 from raft.conf_change import decode, next_conf_state
 from raft.state import Entry, EntryType
 from storage.compaction import prune_slice
-from storage.database import DiskFullError, open_or_create
+from storage.database import (
+    DiskFullError,
+    generation,
+    open_installed,
+    open_or_create,
+    place,
+    set_current,
+    snapshot_name,
+)
 from storage.files import scaled
 from storage.store import SqliteStore
 from transport.context import ActorContext
@@ -73,6 +85,7 @@ class _Held:
     conf_changed: bool
     compact_revision: int
     started: int
+    lease_facts: list[LeaseFact]
 
 
 class Applier(Actor):
@@ -101,11 +114,13 @@ class Applier(Actor):
 
     def on_start(self) -> None:
         """Open the database, or make it. Runs on the actor's thread."""
-        directory = self.context.data_dir / "member" / "db"
+        self._directory = self.context.data_dir / "member" / "db"
         self._ballast = Ballast(self.context.data_dir / "member")
-        self._store = SqliteStore(open_or_create(directory))
+        self._store = SqliteStore(open_or_create(self._directory))
+        self._note_generation()
         self._machine = Machine(self._store)
         self._commit_took = Histogram(self.board, self.name, ApplierMetric.COMMIT)
+        self._leases = LeaseCounts(self.board, self.name)
         self._ballast.keep()
         self.metric(ApplierMetric.NO_SPACE, not self._ballast.present)
         self._applied_index = self._machine.applied_index
@@ -156,6 +171,53 @@ class Applier(Actor):
     def committed_to(self, message: CommittedTo) -> None:
         """What was carried out ahead may be committed."""
         self._committed = max(self._committed, message.index)
+
+    @handles(InstallSnapshot)
+    def install_snapshot(self, message: InstallSnapshot) -> None:
+        """Go over to a received snapshot, unless the database has got that far by itself.
+
+        The raft node's log holds the record of it by now (RULES A4): from here on a member that
+        dies comes back to this, again and again until CURRENT names the new file.
+        """
+        if message.index <= self._applied_index:
+            return
+        self.log.info(
+            "applying snapshot",
+            current_applied_index=self._applied_index,
+            incoming_leader_snapshot_index=message.index,
+            incoming_leader_snapshot_term=message.term,
+        )
+        self._held = None
+        self._waiting.clear()  # what it holds, and what raft has thrown away; the rest comes again
+        store = self._switch_to(message.term, message.index)
+        self._store.abandon()
+        self._store = store
+        self._machine = Machine(self._store)
+        self._committed = max(self._committed, message.index)
+        self._applied_index = self._machine.applied_index
+        self._prune_rows = 0
+        self.count(ApplierMetric.INSTALLS)
+        self._note_progress()
+        self.metric(ApplierMetric.PRUNED_TO, max(0, self._store.pruned_to()))
+        self._note_generation()
+        self.metric(ApplierMetric.LEASE_INDEX, self._applied_index)
+        for gateway in self._gateways:
+            self.send(gateway, Applied(self._applied_index, self._machine.revision, []), 0)
+        self._tell_raft_node(conf_changed=True)
+        self._schedule_pruning()
+        self.log.info("applied snapshot", applied_index=self._applied_index)
+
+    def _switch_to(self, term: int, index: int) -> SqliteStore:
+        """Open a received file and make it the one in use; a full disk costs the ballast."""
+        while True:
+            try:
+                connection = open_installed(self._directory, term, index)
+                set_current(self._directory, snapshot_name(term, index))
+            except (DiskFullError, OSError):
+                if not self._ballast.release():
+                    raise
+            else:
+                return SqliteStore(connection)
 
     @handles(Prune)
     def prune(self, message: Prune) -> None:
@@ -220,7 +282,10 @@ class Applier(Actor):
             return
         self._waiting = []
         requests = sum(len(batch[2]) for own in batches.values() for batch in own)
-        self._held = _Held(entries, batches, requests, conf_changed, compact_revision, started)
+        facts = machine.take_lease_facts()
+        self._held = _Held(
+            entries, batches, requests, conf_changed, compact_revision, started, facts
+        )
 
     def _watch_log(self, index: int) -> None:
         """Look at the raft node's word for a moment: a lone client waits for nothing else.
@@ -255,6 +320,8 @@ class Applier(Actor):
                 Applied(machine.applied_index, machine.revision, batches.get(gateway, [])),
                 sum(len(batch[2]) for batch in batches.get(gateway, [])),
             )
+        if held.lease_facts:
+            self._tell_lessor(held.lease_facts)
         self._note_progress()
         self.metric(ApplierMetric.NO_SPACE, not self._ballast.present)
         self._commit_took.observe(time.monotonic_ns() - held.started)
@@ -264,6 +331,17 @@ class Applier(Actor):
         if machine.compact_revision != held.compact_revision:
             self._schedule_pruning()
         self._report(time.monotonic())
+
+    def _tell_lessor(self, facts: list[LeaseFact]) -> None:
+        """Tell what happened to leases; the board says so too, for a message may be lost."""
+        self.metric(ApplierMetric.LEASE_INDEX, self._applied_index)
+        self._leases.note(facts)
+        if self.links.is_open("lessor"):
+            events, leases, seconds, granted = zip(*facts, strict=True)
+            order = LeaseFacts(
+                self._applied_index, bytes(events), list(leases), list(seconds), list(granted)
+            )
+            self.send("lessor", order, len(facts))
 
     def _tell_raft_node(self, *, conf_changed: bool) -> None:
         """Tell progress by message, not for every batch: the raft node sees the word on the board.
@@ -347,6 +425,11 @@ class Applier(Actor):
             self.metric(ApplierMetric.WAL_FRAMES, frames)
             self.send("snapshotter", Committed(self._machine.applied_index, frames))
 
+    def _note_generation(self) -> None:
+        """Tell which file is in use: whoever reads the database goes over to it."""
+        _, index = place(generation(self._directory))
+        self.metric(ApplierMetric.GENERATION, index)
+
     def _note_progress(self) -> None:
         machine = self._machine
         for op, word in COUNTED.items():
@@ -364,6 +447,7 @@ class Applier(Actor):
             "revision": self._machine.revision,
             "compact_revision": self._machine.compact_revision,
             "waiting": len(self._waiting),
+            "open_transaction_requests": self._held.requests if self._held is not None else 0,
         }
 
 

@@ -270,7 +270,8 @@ class RaftNode(Actor):
             self.actor_inbox.wake_at(campaign_at)
 
     def _send_snapshot(self, snapshot: MsgSnap) -> None:
-        self._log.holding[snapshot.to] = self._applied_index
+        # The file may be older than what is applied here, never than the order's own index.
+        self._log.holding[snapshot.to] = snapshot.snapshot.metadata.index
         order = SendSnapshot(snapshot.to, encode_peer(snapshot))
         if not (self.links.is_open("snapshotter") and self.send("snapshotter", order)):
             self._snapshot_over(snapshot.to, ok=False)
@@ -346,9 +347,9 @@ class RaftNode(Actor):
         if self._proposals and self._node.raft.lead:
             self._propose_all()
             self._advance()
-        self._send_outbox()
         self._tell_committed()
-        self._feed.pull()
+        self._feed.pull()  # first: a client waits for this, followers hear of the commit after it
+        self._send_outbox()
         self._requests = 0
 
     def _propose_all(self) -> None:
@@ -532,6 +533,7 @@ class RaftNode(Actor):
             self._node.is_leader
             and self._conf_state.voters == (self._id,)
             and not self._conf_state.voters_outgoing
+            and not self._conf_state.learners  # one may acknowledge what is not applied here yet
             and not self._log.conf_indexes
             and self._applied_index >= self._term_first_index > 0
         )

@@ -1,12 +1,15 @@
-"""Makes what was applied durable, in the background, so that no put waits for a checkpoint's fsync.
+"""Durable checkpoints, snapshot files and their transfer to and from other members, purging.
 
-Owns      the checkpoints of the database.
-Receives  Committed from the applier: how far the database's own log has grown.
-Sends     Durable to the raft node, Checkpointed to the applier.
-Crashes   on a message of any other type. Jobs are idempotent: a new one starts over.
+Owns      the checkpoints of the database; snapshot files while they are made, sent and received.
+Receives  Committed from the applier: how far the database's own log has grown; SendSnapshot from
+          the raft node; PeerReceived from the transport: what other members' snapshotters say.
+Sends     Durable, SnapshotStatus and SnapshotReceived to the raft node, Checkpointed to the
+          applier, PeerMessages to the transport.
+Crashes   on a message of any other type. Jobs are idempotent: a new one goes on from the files.
 
 The order that counts (RULES A8): the applied index is read first; only a checkpoint that copied
-everything after that makes it durable. A busy database is an ordinary answer.
+everything after that makes it durable. A busy database is an ordinary answer. What a received
+snapshot goes through before raft is told of it stands in snapshot_receiver.py.
 """
 
 from __future__ import annotations
@@ -15,17 +18,38 @@ import time
 from typing import Any, Final
 
 from actors.base import Actor, handles, run
-from actors.messages import Checkpointed, Committed, Durable
-from actors.metrics import Histogram, SnapshotterMetric
+from actors.messages import (
+    Checkpointed,
+    Committed,
+    Durable,
+    PeerMessages,
+    PeerReceived,
+    SendSnapshot,
+    SnapshotReceived,
+    SnapshotStatus,
+)
+from actors.metrics import ApplierMetric, Histogram, RaftMetric, SnapshotterMetric
+from actors.peer_codec import decode_peer
+from actors.snapshot_metrics import SnapshotTimes
+from actors.snapshot_receiver import SnapshotReceiver
+from actors.snapshot_sender import SnapshotSender
+from actors.snapshot_transfer import Chunk, Message, Offer, TransferError, decode, encode
+from raft.messages import MsgSnap
 from storage.checkpoint import Checkpointer
 from storage.database import DiskFullError, exists
-from storage.files import scaled
+from storage.files import default_files, scaled
+from storage.snapshot import sort_leftovers
+from storage.snapshot_purge import purge
 from transport.context import ActorContext
+from transport.counters import Cell
+from transport.lanes import Lane
 from transport.mailbox import Tick
 
 FRAMES_MAX: Final = scaled(8192)  # 32 MiB of 4 KiB pages
 SECONDS_MAX: Final = 2.0
 RETRY_SECONDS: Final = 0.2
+PURGE_SECONDS: Final = 10.0
+PROBLEM_SECONDS: Final = 1.0
 
 
 class Snapshotter(Actor):
@@ -34,12 +58,20 @@ class Snapshotter(Actor):
     def __init__(self, context: ActorContext) -> None:
         super().__init__(context)
         self._directory = context.data_dir / "member" / "db"
+        self._files = default_files()
         self._checkpointer: Checkpointer | None = None
+        self._sender: SnapshotSender | None = None
+        self._receiver: SnapshotReceiver | None = None
         self._latest = Committed(applied_index=0, frames=0)
         self._durable_index = 0
         self._frames_left = 0
         self._next = 0.0
+        self._next_purge = time.monotonic() + PURGE_SECONDS
+        self._next_problem = 0.0
         self._took = Histogram(self.board, self.name, SnapshotterMetric.CHECKPOINT)
+        self._making_took = SnapshotTimes(self.board, SnapshotterMetric.MAKE)
+        self._sending_took = SnapshotTimes(self.board, SnapshotterMetric.SEND)
+        self._receiving_took = SnapshotTimes(self.board, SnapshotterMetric.RECEIVE)
 
     @handles(Committed)
     def committed(self, message: Committed) -> None:
@@ -48,24 +80,73 @@ class Snapshotter(Actor):
         if message.frames - self._frames_left >= FRAMES_MAX:
             self.actor_inbox.wake_at(self._next)
 
+    @handles(SendSnapshot)
+    def send_snapshot(self, message: SendSnapshot) -> None:
+        """Send a file to a member; the raft node hears how it ended."""
+        order = decode_peer(message.payload)
+        assert isinstance(order, MsgSnap), f"an order to send a {type(order).__name__}"
+        assert order.to == message.to, f"an order for {message.to:x} names {order.to:x}"
+        if not self._open():
+            self._sending_finished(message.to, 0, False, "there is no database yet")
+            return
+        assert self._sender is not None
+        self.log.info("sending database snapshot", remote_peer_id=f"{message.to:x}")
+        self._sender.start(order, time.monotonic())
+        self.actor_inbox.wake_at(time.monotonic())
+
+    @handles(PeerReceived)
+    def peer_received(self, message: PeerReceived) -> None:
+        """Hand on what other members' snapshotters say; what can't be read is counted."""
+        if not self._open():
+            return  # they repeat it
+        assert self._sender is not None
+        assert self._receiver is not None
+        now = time.monotonic()
+        for sender, payload in zip(message.senders, message.payloads, strict=True):
+            try:
+                body = decode(payload)
+            except TransferError as error:
+                self._receiver.reject(sender, str(error))
+                continue
+            if isinstance(body, Offer | Chunk):
+                self._receiver.received(sender, body, now)
+            else:
+                self._sender.received(sender, body, now)
+        self.actor_inbox.wake_at(now)
+
     @handles(Tick)
     def tick(self, message: Tick) -> None:
-        """Checkpoint when enough has gathered, or when something waits too long."""
-        if self._latest.applied_index <= self._durable_index:
-            return
-        grown = self._latest.frames - self._frames_left >= FRAMES_MAX
-        if (grown and message.now >= self._next) or message.now >= self._next + SECONDS_MAX:
-            self._checkpoint()
+        """Checkpoint, transfer and purge what is due."""
+        if self._latest.applied_index > self._durable_index:
+            grown = self._latest.frames - self._frames_left >= FRAMES_MAX
+            if (grown and message.now >= self._next) or message.now >= self._next + SECONDS_MAX:
+                self._checkpoint()
+        if self._open():
+            self._transfer(time.monotonic())
+        if message.now >= self._next_purge:
+            self._next_purge = message.now + PURGE_SECONDS
+            self._purge()
 
-    def _checkpoint(self) -> None:
+    # --- checkpoints ------------------------------------------------------------------------------
+
+    def _living(self) -> Checkpointer | None:
+        """Return a connection to the file that CURRENT names; None if there is none yet."""
         if self._checkpointer is None:
             if not exists(self._directory):
-                return
+                return None
             self._checkpointer = Checkpointer(self._directory)
+        elif self._checkpointer.reopen():
+            self._frames_left = 0
+        return self._checkpointer
+
+    def _checkpoint(self) -> None:
+        checkpointer = self._living()
+        if checkpointer is None:
+            return
         started = time.monotonic_ns()
         self._next = time.monotonic() + RETRY_SECONDS
         try:
-            result = self._checkpointer.run()
+            result = checkpointer.run()
         except DiskFullError:
             return  # nothing is durable by it; the applier says that space is missing
         self._took.observe(time.monotonic_ns() - started)
@@ -77,9 +158,111 @@ class Snapshotter(Actor):
             self.metric(SnapshotterMetric.DURABLE_INDEX, result.durable_index)
             self.send("raft-node", Durable(result.durable_index, result.durable_term))
 
+    # --- snapshots --------------------------------------------------------------------------------
+
+    def _open(self) -> bool:
+        """Make the two sides of transfers once there is a database; tell if there is."""
+        if self._sender is not None:
+            return True
+        if not exists(self._directory):
+            return False
+        left = sort_leftovers(self._directory, self._files)
+        raft = self.board.block("raft-node") + Cell.METRICS + RaftMetric.MEMBER_ID
+        applier = self.board.block("applier") + Cell.METRICS + ApplierMetric.APPLIED_INDEX
+        self._sender = SnapshotSender(
+            self._directory,
+            self._files,
+            self._emit,
+            self._sending_finished,
+            leftover=left.outgoing,
+        )
+        self._receiver = SnapshotReceiver(
+            self._directory,
+            self._files,
+            self._emit,
+            self._deliver,
+            own_id=lambda: self._words[raft],
+            applied_index=lambda: self._words[applier],
+            leftover=left.incoming,
+        )
+        return True
+
+    def _emit(self, to: int, body: Message) -> bool:
+        payload = encode(body)
+        return self.send("transport", PeerMessages([to], [int(Lane.SNAPSHOT)], [payload]))
+
+    def _deliver(self, payload: bytes) -> bool:
+        return self.send("raft-node", SnapshotReceived(payload))
+
+    def _sending_finished(self, to: int, index: int, ok: bool, reason: str) -> None:
+        self.count(SnapshotterMetric.SENT if ok else SnapshotterMetric.SEND_FAILURES)
+        if ok:
+            self.log.info("sent database snapshot", remote_peer_id=f"{to:x}", snapshot_index=index)
+        else:
+            self.log.warning(
+                "failed to send database snapshot",
+                remote_peer_id=f"{to:x}",
+                snapshot_index=index,
+                error=reason,
+            )
+        self.send("raft-node", SnapshotStatus(to, index, ok))
+
+    def _transfer(self, now: float) -> None:
+        assert self._sender is not None
+        assert self._receiver is not None
+        times = [self._sender.tick(now), self._receiver.tick(now)]
+        for when in times:
+            if when is not None:
+                self.actor_inbox.wake_at(when)
+        self._note_transfers(self._sender, self._receiver, now)
+
+    def _note_transfers(
+        self, sender: SnapshotSender, receiver: SnapshotReceiver, now: float
+    ) -> None:
+        sent, received = sender.counts, receiver.counts
+        self.metric(SnapshotterMetric.SENDING, len(sender))
+        self.metric(SnapshotterMetric.RECEIVING, len(receiver))
+        if received.received:
+            self.log.info(
+                "received and saved database snapshot",
+                took=f"{received.receiving_seconds:.6f}s",
+            )
+            self._receiving_took.observe(received.receiving_seconds)
+        self.count(SnapshotterMetric.FILES_MADE, sent.made)
+        self.count(SnapshotterMetric.SENT_BYTES, sent.sent_bytes)
+        self.count(SnapshotterMetric.RECEIVED, received.received)
+        self.count(SnapshotterMetric.RECEIVE_FAILURES, received.failed)
+        self.count(SnapshotterMetric.RECEIVED_BYTES, received.received_bytes)
+        self.count(SnapshotterMetric.REJECTED, received.rejected + sent.ignored)
+        for seconds in sent.making_seconds:
+            self._making_took.observe(seconds)
+        for seconds in sent.sending_seconds:
+            self._sending_took.observe(seconds)
+        sender.counts, receiver.counts = type(sent)(), type(received)()
+        if receiver.problem and now >= self._next_problem:
+            self._next_problem = now + PROBLEM_SECONDS
+            self.log.warning("rejected from a peer's snapshotter", error=receiver.problem)
+            receiver.problem = ""
+
+    def _purge(self) -> None:
+        """Remove databases that snapshots have replaced, as soon as nobody has them open."""
+        checkpointer = self._living()
+        if checkpointer is None:
+            return
+        applied = checkpointer.applied_index()  # before CURRENT is looked at, see snapshot_purge
+        removed = purge(self._directory, applied, self._files, checkpointer.generation)
+        if removed:
+            self.count(SnapshotterMetric.PURGED, len(removed))
+            self.log.info("purged database files", files=removed)
+
     def stats(self) -> dict[str, Any]:
-        """Return how far the checkpoints are."""
-        return {"durable_index": self._durable_index, "frames_left": self._frames_left}
+        """Return how far the checkpoints are, and what is under way."""
+        return {
+            "durable_index": self._durable_index,
+            "frames_left": self._frames_left,
+            "sending": len(self._sender) if self._sender is not None else 0,
+            "receiving": len(self._receiver) if self._receiver is not None else 0,
+        }
 
 
 def main(context: ActorContext) -> None:

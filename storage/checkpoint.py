@@ -36,13 +36,23 @@ class Checkpointer:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._frames_left = 0
         self._open()
+
+    @property
+    def generation(self) -> str:
+        """Name of the database file that is open."""
+        return self._generation
 
     def _open(self) -> None:
         self._generation = generation(self._directory)
         self._connection = open_checkpointer(self._directory / self._generation)
         self._execute = Queries(self._connection).execute
+        self._frames_left = 0
+
+    def applied_index(self) -> int:
+        """Return what the database has applied, durable or not."""
+        ((index,),) = self._execute("SELECT applied_index FROM progress").fetchall()
+        return int(index)
 
     def run(self) -> Checkpoint:
         """Copy what no reader needs any more from the log to the database file, and sync.
@@ -67,6 +77,8 @@ class Checkpointer:
         """Go over to the file that CURRENT names; True if it is another."""
         if generation(self._directory) == self._generation:
             return False
+        # Nobody needs what the old file's log still holds.
+        self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         self.close()
         self._open()
         return True

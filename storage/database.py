@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,8 @@ FIRST_FILE: Final = "db.0-0"
 PAGE_BYTES: Final = 4096
 CACHE_KIB: Final = 32 * 1024
 BUSY_MILLISECONDS: Final = 5000
+
+_NAME: Final = re.compile(r"db\.(\d+)-(\d+)")
 
 DiskFullError = apsw.FullError
 """No space left on the device: the transaction is gone, nothing of it was written."""
@@ -61,6 +64,14 @@ def generation(directory: Path) -> str:
 def snapshot_name(term: int, index: int) -> str:
     """Return the name of the database file of an installed snapshot."""
     return f"db.{term}-{index}"
+
+
+def place(name: str) -> tuple[int, int]:
+    """Return (term, index) of a database file's name. Raises DatabaseError."""
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise DatabaseError(f"{name!r} is not the name of a database file")
+    return int(found[1]), int(found[2])
 
 
 def exists(directory: Path) -> bool:
@@ -113,8 +124,30 @@ def set_current(directory: Path, name: str, files: Files | None = None) -> None:
 
 def open_writer(directory: Path) -> apsw.Connection:
     """Open the one connection that writes. Raises DatabaseError."""
+    return _open_writer(directory / generation(directory))
+
+
+def open_installed(directory: Path, term: int, index: int) -> apsw.Connection:
+    """Open the writer's connection to a received snapshot, which CURRENT does not name yet.
+
+    From here on the file is in WAL mode, so that readers can open it as soon as it has the name.
+    Raises DatabaseError if it is missing or holds anything but the state after `index`.
+    """
+    path = directory / snapshot_name(term, index)
+    if not path.exists():
+        raise DatabaseError(f"the log says that {path} was installed, but it does not exist")
+    connection = _open_writer(path)
+    ((found),) = connection.execute("SELECT applied_index, applied_term FROM progress").fetchall()
+    if found != (index, term):
+        connection.close()
+        raise DatabaseError(
+            f"{path} holds index {found[0]} of term {found[1]}, not index {index} of term {term}"
+        )
+    return connection
+
+
+def _open_writer(path: Path) -> apsw.Connection:
     check_sqlite(apsw.sqlite_lib_version())
-    path = directory / generation(directory)
     connection = _connect(path, writable=True)
     _check_format(connection, path)
     _set_up_writer(connection)
@@ -138,6 +171,20 @@ def open_reader(path: Path) -> apsw.Connection:
     return connection
 
 
+def open_current(directory: Path) -> tuple[str, apsw.Connection]:
+    """Return the name of the file in use and a read-only connection to it. Raises DatabaseError.
+
+    A file that is replaced while it is being opened may be purged before it is open.
+    """
+    while True:
+        name = generation(directory)
+        try:
+            return name, open_reader(directory / name)
+        except DatabaseError:
+            if generation(directory) == name:
+                raise
+
+
 def open_checkpointer(path: Path) -> apsw.Connection:
     """Open a connection that checkpoints and changes nothing; a read-only one could not."""
     check_sqlite(apsw.sqlite_lib_version())
@@ -146,6 +193,36 @@ def open_checkpointer(path: Path) -> apsw.Connection:
     connection.pragma("query_only", 1)
     connection.pragma("synchronous", "NORMAL")
     connection.pragma("wal_autocheckpoint", 0)
+    connection.pragma("mmap_size", 0)
+    return connection
+
+
+def open_copy(path: Path) -> apsw.Connection:
+    """Make a file that a copy of a database is written to. Nothing protects a half-done one."""
+    check_sqlite(apsw.sqlite_lib_version())
+    connection = _connect(path, writable=True, make=True)
+    connection.pragma("journal_mode", "OFF")
+    connection.pragma("synchronous", "OFF")
+    connection.pragma("cache_size", -2048)
+    connection.pragma("mmap_size", 0)
+    return connection
+
+
+def open_snapshot(path: Path) -> apsw.Connection:
+    """Open a file that nobody writes to: no locks, no files beside it. Raises DatabaseError."""
+    check_sqlite(apsw.sqlite_lib_version())
+    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    try:
+        connection = apsw.Connection(
+            f"{path.absolute().as_uri()}?immutable=1", flags=flags, vfs=default_vfs()
+        )
+    except apsw.CantOpenError as error:
+        raise DatabaseError(f"{path} can't be opened: {error}") from error
+    try:
+        _check_format(connection, path)
+    except (DatabaseError, apsw.Error):
+        connection.close()
+        raise
     connection.pragma("mmap_size", 0)
     return connection
 

@@ -20,10 +20,11 @@ import apsw
 from etcdpb.rpc_pb2 import RangeRequest, RangeResponse, TxnRequest
 from kv.cluster import Member
 from kv.range import is_small, range_response
-from kv.store import Result
+from kv.store import Lease, Result
 from kv.txn import read_txn
 from raft.state import ConfState
-from storage.database import generation, open_reader
+from storage.database import generation, open_current
+from storage.leases import load_lease, load_lease_ids, load_lease_keys, load_leases
 from storage.queries import NEWEST, Queries
 from storage.scan import HashScan, Scan, ScanPool
 from storage.schema import signed
@@ -153,6 +154,22 @@ class View:
         """Return (member id, alarm type) of every raised alarm."""
         return load_alarms(self._queries)
 
+    def lease(self, lease_id: int) -> Lease | None:
+        """Return a lease, or None."""
+        return load_lease(self._queries, lease_id)
+
+    def lease_keys(self, lease_id: int) -> list[bytes]:
+        """Return the keys attached to a lease, in their order."""
+        return load_lease_keys(self._queries, lease_id)
+
+    def leases(self) -> list[Lease]:
+        """Return all leases in the order they were granted."""
+        return load_leases(self._queries)
+
+    def lease_ids(self) -> list[int]:
+        """Return the ids of all leases in the order they were granted."""
+        return load_lease_ids(self._queries)
+
     @property
     def conf_state(self) -> ConfState:
         """Raft's configuration at the applied index."""
@@ -165,13 +182,11 @@ class Reader:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._open()
+        self._pool = ScanPool(self._directory / self._generation)
 
     def _open(self) -> None:
-        self._generation = generation(self._directory)
-        path = self._directory / self._generation
-        self._point = open_reader(path)
+        self._generation, self._point = open_current(self._directory)
         self._queries = Queries(self._point)
-        self._pool = ScanPool(path)
         self._page_bytes = self._point.pragma("page_size")
 
     @property
@@ -180,11 +195,15 @@ class Reader:
         return self._generation
 
     def reopen(self) -> bool:
-        """Go over to the file that CURRENT names; True if it is another. Scans under way end."""
+        """Go over to the file that CURRENT names; True if it is another.
+
+        Scans under way go on there, at the same revision.
+        """
         if generation(self._directory) == self._generation:
             return False
-        self.close()
+        self._point.close()
         self._open()
+        self._pool.move(self._directory / self._generation)
         return True
 
     def close(self) -> None:

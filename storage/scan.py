@@ -64,6 +64,11 @@ class ScanPool:
         for scan in self.running:
             scan.rest(now)
 
+    def move(self, path: Path) -> None:
+        """Go over to another file; scans under way go on there."""
+        self.close()
+        self._path = path
+
     def close(self) -> None:
         """Close everything; scans under way are over."""
         for scan in list(self.running):

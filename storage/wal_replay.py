@@ -267,13 +267,15 @@ class Opening:
         return remains_end - end
 
     def _write_tail_again(self, records: list[Record], state: LogState) -> None:
-        """Write the doubted records of the last segment into a new one, and sync it."""
+        """Write the doubted records of the last segment into another one, and sync it."""
         last, doubted = self._found[-1].header, _doubted(records)
         first = doubted[0]
         for record in records[: len(records) - len(doubted)]:
             state.feed(last.number, record)
         state.settle()
-        number = last.number + 1
+        # A header that is doubted itself may never reach the disk: the new segment takes its name,
+        # so that no segment without a header is left before the last one.
+        number = last.number if first.type == RecordType.SEGMENT else last.number + 1
         making = self._next(number)
         path, descriptor = making.take()
         seed, sequence = int.from_bytes(os.urandom(4)), first.sequence
