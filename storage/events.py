@@ -17,7 +17,7 @@ from typing import Final
 import apsw
 
 from kv.store import HistoryRow, row_id
-from storage.database import generation, open_reader
+from storage.database import generation, open_current
 from storage.queries import Queries
 
 CACHE_KIB: Final = 4096
@@ -82,8 +82,7 @@ class EventReader:
         self._open()
 
     def _open(self) -> None:
-        self._generation = generation(self._directory)
-        self._connection = open_reader(self._directory / self._generation)
+        self._generation, self._connection = open_current(self._directory)
         self._connection.pragma("cache_size", -CACHE_KIB)
 
     def reopen(self) -> bool:

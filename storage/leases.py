@@ -15,7 +15,7 @@ from typing import Final
 import apsw
 
 from kv.store import Lease
-from storage.database import generation, open_reader
+from storage.database import generation, open_current
 from storage.queries import Queries
 
 _ALL: Final = "SELECT id, ttl, remaining_ttl, granted_index FROM leases"
@@ -84,8 +84,7 @@ class LeaseReader:
         self._open()
 
     def _open(self) -> None:
-        self._generation = generation(self._directory)
-        self._connection = open_reader(self._directory / self._generation)
+        self._generation, self._connection = open_current(self._directory)
         self._queries = Queries(self._connection)
 
     def reopen(self) -> bool:

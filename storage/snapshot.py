@@ -27,9 +27,8 @@ import apsw
 from raft.state import ConfState
 from storage.database import (
     DatabaseError,
-    generation,
     open_copy,
-    open_reader,
+    open_current,
     open_snapshot,
     snapshot_name,
 )
@@ -113,7 +112,7 @@ def make(directory: Path, files: Files) -> Generator[None, None, SnapshotFile]:
 
 
 def _copy(directory: Path, path: Path) -> Generator[None, None, None]:
-    source = open_reader(directory / generation(directory))
+    _, source = open_current(directory)
     try:
         source.execute("BEGIN")
         # The transaction begins with its first read; without one every commit would start the
