@@ -14,7 +14,7 @@ from typing import Any
 
 from actors.base import NANOSECONDS, Actor, handles, run
 from actors.messages import CompactionScheduled, Grant, Propose, Prune, Pruned
-from actors.metrics import ApplierMetric
+from actors.metrics import ApplierMetric, GatewayMetric
 from etcdpb.rpc_pb2 import CompactionRequest
 from kv.auto_compaction import policy
 from kv.batch import Op, encode_batch
@@ -36,6 +36,11 @@ class Compactor(Actor):
         self._rows = int(config["compaction_batch_limit"])
         self._sleep = float(config["compaction_sleep_interval_seconds"])
         self._grant = Grant(term=0, first_index=0, deadline_ns=0)
+        self._unread = [
+            self.board.block(name) + Cell.METRICS + GatewayMetric.UNREAD_REVISION
+            for name in self.board.names
+            if name.startswith("gateway-")
+        ]
         self._work = False
         self._in_flight = False
         self._next_slice = 0.0
@@ -91,7 +96,11 @@ class Compactor(Actor):
     def tick(self, message: Tick) -> None:
         """Ask for the next slice, and ask the policy."""
         if self._work and not self._in_flight and message.now >= self._next_slice:
-            self._in_flight = self.send("applier", Prune(self._rows))
+            if self._is_awaited():
+                self._next_slice = message.now + self._sleep
+                self.actor_inbox.wake_at(self._next_slice)
+            else:
+                self._in_flight = self.send("applier", Prune(self._rows))
         if self._policy is None or not self._leads():
             return
         block = self.board.block("applier") + Cell.METRICS
@@ -102,6 +111,16 @@ class Compactor(Actor):
             batch = encode_batch(0, 0, 0, bytes([Op.COMPACT]), [request])
             self.send("raft-node", Propose(session=0, first_id=0, count=1, batch=batch))
             self.log.info("starting auto compaction", revision=target)
+
+    def _is_awaited(self) -> bool:
+        """Whether a gateway has yet to read, for its watchers, what is about to be pruned.
+
+        They were there when it happened, so a compaction that came right after takes nothing from
+        them. A gateway reads within moments, or ends and with it its watchers.
+        """
+        words = self.board.words
+        compact = words[self.board.block("applier") + Cell.METRICS + ApplierMetric.COMPACT_REVISION]
+        return any(0 < words[place] < compact for place in self._unread)
 
     def _leads(self) -> bool:
         now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)

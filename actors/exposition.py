@@ -21,8 +21,10 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from actors.actor_metrics import actor_families
 from actors.call_counts import RECEIVED, SENT, STARTED
 from actors.gateway_status import MemberWords
+from actors.lease_metrics import lease_families
 from actors.metrics import (
     BUCKET_SECONDS,
     ApplierMetric,
@@ -31,6 +33,7 @@ from actors.metrics import (
     RaftMetric,
     SnapshotterMetric,
 )
+from actors.snapshot_metrics import snapshot_families
 from kv.errors import Code
 from kv.version import CLUSTER_VERSION, VERSION
 from transport.counters import Board, Cell, Edge
@@ -127,6 +130,8 @@ class MemberCollector(Collector):
             yield _gauge(name, text, self._word(word))
         for name, text, word in COUNTERS:
             yield _counter(name, text, self._word(word))
+        yield from lease_families(self._board)
+        yield from snapshot_families(self._board)
         yield from self._gateways()
         yield from self._histograms()
         yield from self._actors()
@@ -241,6 +246,7 @@ class MemberCollector(Collector):
         for actor in children:
             depth.add_metric((actor,), self._board.depth(actor))
         yield depth
+        yield from actor_families(self._board)
         if Path("/proc/self/fd").exists():
             yield _gauge("os_fd_used", "Open descriptors.", len(os.listdir("/proc/self/fd")))
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

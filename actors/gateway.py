@@ -17,7 +17,8 @@ import asyncio
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import msgpack
@@ -25,31 +26,42 @@ import uvloop
 import zmq
 
 from actors.balance import Balance
-from actors.base import Actor, handles, run
+from actors.base import FLUSH_TAG, Actor, handles, run
 from actors.call_counts import CallCounts
+from actors.cluster_version import ClusterVersion
+from actors.debug_pages import ActorPages
 from actors.exposition import MemberCollector
 from actors.gateway_http import MemberPages
 from actors.gateway_status import MemberWords
-from actors.messages import Applied, Propose, ReadIndex, ReadStates
+from actors.leadership import Transfers
+from actors.lease_calls import LeaseCalls
+from actors.messages import Applied, LeaderIs, LeaseAsk, LeaseTold, Propose, ReadIndex, ReadStates
 from actors.metrics import ApplierMetric, GatewayMetric, RaftMetric
 from actors.proposals import Proposals
 from actors.publish import Publisher
+from actors.quota import SpaceQuota
 from actors.reads import Reads, Serve
 from actors.scans import Scans
+from actors.slow_requests import SlowRequests
+from actors.timeouts import Timeouts
+from actors.watching import Watching
 from api.cluster import ClusterService
 from api.grpc import Call, Limits
 from api.header import HeaderWriter
 from api.health import HealthService
 from api.http1 import HttpRoutes
+from api.interceptors import Interceptor
 from api.kv import KvService
+from api.lease import LeaseService, min_ttl_seconds
 from api.maintenance import MaintenanceService
 from api.server import ClientServer
 from etcdpb.rpc_pb2 import RangeRequest
-from kv.batch import Op
 from kv.errors import NO_SPACE, REQUEST_TOO_MANY_REQUESTS
+from kv.quota import TAKES_SPACE
 from storage.database import exists
 from storage.reader import Reader
 from transport.context import ActorContext
+from transport.control import Handler
 from transport.counters import Cell
 from transport.links import Welcome
 
@@ -59,7 +71,6 @@ START_SECONDS: Final = 0.002
 UNAPPLIED_MAX: Final = 5000
 DRAIN_SECONDS: Final = 0.8
 OPENING_SECONDS: Final = 0.2
-TAKES_SPACE: Final = (Op.PUT, Op.TXN)
 
 
 class Gateway(Actor):
@@ -77,8 +88,13 @@ class Gateway(Actor):
         self._timeout = 5.0 + 2 * election
         self._status = MemberWords(self.board, int(config["quota_backend_bytes"]))
         self._directory = context.data_dir / "member" / "db"
+        self._timeouts = Timeouts(self.board, self._status, election)
         self._proposals = Proposals(
-            self._session, self._send_propose, self._deliver, timeout=self._timeout
+            self._session,
+            self._send_propose,
+            self._deliver,
+            timeout=self._timeout,
+            timed_out=self._timeouts.of_proposal,
         )
         self._next_opening = 0.0
         self._serving = False
@@ -87,11 +103,15 @@ class Gateway(Actor):
         words = self._block + Cell.METRICS
         self._received_before = self._words[words + GatewayMetric.RECEIVED_BYTES]
         self._sent_before = self._words[words + GatewayMetric.SENT_BYTES]
+        self._events_before = self._words[words + GatewayMetric.WATCH_EVENTS]
+        self.metric(GatewayMetric.UNREAD_REVISION, 0)
         self.metric(GatewayMetric.READY, 0)
         self._physical: list[tuple[int, Call, Callable[[], None]]] = []
         self._next_sizes = 0.0
+        self._slow = SlowRequests(context, self.board, self.log)
         self._no_space = False
         self._overloaded = False
+        self._generation = 0
 
     def have(self, sender: str) -> int:
         """Return the session: the applier sends its results here."""
@@ -128,6 +148,7 @@ class Gateway(Actor):
             accepted = links.accept(frame)
             if accepted is not None:
                 links.handled(accepted[0])
+                links.taken = accepted
                 self.on_receive(accepted[1])
         self._flush_turn()
 
@@ -151,21 +172,41 @@ class Gateway(Actor):
             self._loop.call_soon(self._flush_turn)
 
     def _look_at_member(self) -> None:
-        """Decide once a turn what new requests would be refused for."""
+        """Decide once a turn what new requests would be refused for; see who leads."""
         status = self._status
+        now = time.monotonic()
+        if self._timeouts.look(now) or len(self._transfers):
+            self._transfers.look(now)
         self._no_space = status.no_space
         self._overloaded = status.committed_index - status.applied_index > UNAPPLIED_MAX
+        generation = status.applier(ApplierMetric.GENERATION)
+        if generation != self._generation:
+            self._generation = generation
+            self._go_over()
+
+    def _go_over(self) -> None:
+        """A snapshot was installed: read its file from now on, and what it answers already."""
+        if not self._reader.reopen():
+            return
+        self._hub.reopen()
+        if self._proposals.open:
+            self._recover_unanswered()
+        self._reads.wake()
 
     def _flush_turn(self) -> None:
         self._flush_scheduled = False
+        began = time.monotonic_ns()
         if self._serving:
             now = time.monotonic()
             self._look_at_member()
             self.header.term = self._status.term
             self._proposals.flush(now)
+            self._lease_calls.flush(now)
             self._reads.flush(now)
+            self._hub.read_now()
             self._server.flush()
         self._words[self._block + Cell.BATCHES] += 1
+        self.observer.ends(0, FLUSH_TAG, began)
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -175,19 +216,17 @@ class Gateway(Actor):
             self._loop.call_later(START_SECONDS, self._start)
             return
         config = self.context.config
+        self._generation = self._status.applier(ApplierMetric.GENERATION)  # before CURRENT is read
         self._reader = Reader(self._directory)
         self.header = HeaderWriter(self._status.cluster_id, self._status.member_id)
-        self._reads = Reads(self._reader, self._ask_index, self._timeout)
+        self._reads = Reads(
+            self._reader, self._ask_index, self._timeout, self._timeouts.of_read
+        )
         self._scans = Scans(self._reader, self.header, self._loop.call_soon)
         self._health = HealthService(self.is_ready)
-        self._publisher = Publisher(
-            self._proposals,
-            self._reader,
-            member_id=self._status.member_id,
-            name=self.context.member_name,
-            client_urls=config["advertise_client_urls"],
-            ready=self._ready,
-        )
+        self._start_watch(config)
+        self._start_leases(config)
+        self._start_member(config)
         kv = KvService(
             self,
             max_txn_ops=int(config["max_txn_ops"]),
@@ -195,14 +234,18 @@ class Gateway(Actor):
         )
         router = kv.methods() | ClusterService(self).methods() | self._health.methods()
         router |= MaintenanceService(self).methods()
+        router |= self._watching.methods()
+        router |= self._leases.methods()
         self._calls = CallCounts(self.board, self.name, router)
         collector = MemberCollector(self.board, self._status, self._calls.total)
-        pages = MemberPages(self.read, self._reader, self._status, collector, self.count)
+        debug = ActorPages(self.context.run_dir, self._loop)
+        pages = MemberPages(self.read, self._reader, self._status, collector, self.count, debug)
         sockets = self.context.sockets
         limits = Limits.of(config)
         routes = HttpRoutes() if sockets.get("http") else pages.routes()
         self._server = ClientServer(self._loop, router, routes, limits)
         self._server.may_accept = self._balance.may_accept
+        self._server.intercept = Interceptor(self._status)
         self._pages = {
             "http": ClientServer(self._loop, {}, pages.routes(), limits),
             "metrics": ClientServer(self._loop, {}, pages.routes(version=False), limits),
@@ -212,6 +255,62 @@ class Gateway(Actor):
             for descriptor in sockets.get(purpose, ()):
                 server.listen(socket.socket(fileno=descriptor))
         self._open_session(time.monotonic())
+
+    def _start_member(self, config: Mapping[str, Any]) -> None:
+        status, reader, proposals = self._status, self._reader, self._proposals
+        status.refresh(reader)
+        self._publisher = Publisher(
+            proposals,
+            reader,
+            member_id=status.member_id,
+            name=self.context.member_name,
+            client_urls=config["advertise_client_urls"],
+            ready=self._ready,
+        )
+        self._cluster_version = ClusterVersion(
+            proposals, reader, lambda: status.lowest_version, self.log
+        )
+        self._quota = SpaceQuota(
+            status.quota_bytes, reader, self.propose, member_id=status.member_id
+        )
+        self._transfers = Transfers(
+            status, partial(self.send, "raft-node"), self.header, self.log, self._timeout
+        )
+
+    def _start_leases(self, config: Mapping[str, Any]) -> None:
+        self._lease_calls = LeaseCalls(
+            self.name,
+            self._send_lessor,
+            partial(self.read, serializable=False),
+            self._later,
+            lambda: self._status.leader != 0,
+            timeout=self._timeout,
+        )
+        self._leases = LeaseService(
+            self,
+            min_ttl=min_ttl_seconds(
+                int(config["heartbeat_interval_ms"]), int(config["election_timeout_ms"])
+            ),
+        )
+
+    def _later(self, seconds: float, callback: Callable[[], None]) -> None:
+        def due() -> None:
+            callback()
+            self._schedule_flush()
+
+        self._loop.call_later(seconds, due)
+
+    def _start_watch(self, config: Mapping[str, Any]) -> None:
+        self._watching = Watching(
+            self,
+            self._status,
+            self.metric,
+            directory=self._directory,
+            call_soon=self._loop.call_soon,
+            config=config,
+            events_before=self._events_before,
+        )
+        self._hub = self._watching.hub
 
     def _open_session(self, now: float) -> None:
         """Propose the session until it is open; nothing is proposed while there is no leader."""
@@ -228,6 +327,7 @@ class Gateway(Actor):
         if self._proposals.open:
             return
         self._proposals.open = True
+        self._look_at_version(time.monotonic())
         self._publisher.start(publish=self._slot == 0)
         self._schedule_flush()
 
@@ -246,6 +346,14 @@ class Gateway(Actor):
             )
             self.log.info("ready to serve client requests")
         self.log.info("serving client traffic", gateway=self.name)
+
+    def control_verbs(self) -> dict[str, Handler]:
+        """Return `slow`: requests that took long, explained."""
+        return {"slow": lambda _: dict(self._slow.to_list())}
+
+    def inject(self, message: Any) -> None:
+        """Have the event loop handle a local message; any thread may."""
+        self._loop.call_soon_threadsafe(self.on_receive, message)
 
     def _ask_stop(self) -> dict[str, Any]:
         self._loop.call_soon_threadsafe(self._stop_serving)
@@ -274,6 +382,8 @@ class Gateway(Actor):
             elif results:
                 self._proposals.check(results)
                 self._session_opened()
+        if message.revision > self._hub.revision:
+            self._hub.notice()
         self._reads.wake()
 
     @handles(ReadStates)
@@ -281,6 +391,21 @@ class Gateway(Actor):
         """Leadership was confirmed for every round up to an id."""
         if self._serving:
             self._reads.confirmed(message.id, message.index)
+
+    @handles(LeaseTold)
+    def lease_told(self, message: LeaseTold) -> None:
+        """The lessor answers questions about leases."""
+        if self._serving:
+            self._lease_calls.told(message.ids, message.seconds)
+
+    @handles(LeaderIs)
+    def leader_is(self, message: LeaderIs) -> None:
+        """What the leader before had not answered is looked up, and goes to the new one."""
+        if self._serving and message.leader:
+            if self._proposals.open:
+                self._recover_unanswered()
+            self._reads.ask_again()
+            self._lease_calls.ask_again(time.monotonic())
 
     @handles(Welcome)
     def welcomed(self, message: Welcome) -> None:
@@ -293,6 +418,8 @@ class Gateway(Actor):
             self._recover_unanswered()
         if message.sender == "raft-node":
             self._reads.ask_again()
+        elif message.sender == "lessor":
+            self._lease_calls.ask_again(time.monotonic())
 
     def _look_for_session(self) -> None:
         with self._reader.view() as view:
@@ -331,15 +458,23 @@ class Gateway(Actor):
             self._open_session(now)
         elif not self._publisher.done:
             self._publisher.start(publish=self._slot == 0)
+        self._look_at_version(now)
         self._proposals.tell_mark(now)
         self.count(GatewayMetric.SLOW_READ_INDEXES, self._reads.late(now))
+        self._lease_calls.late(now)
         self._wake_physical()
         self.metric(GatewayMetric.PENDING, len(self._proposals))
         self._look_at_clients(now)
+        self._slow.look(now)
+        self._watching.look(now)
         if now >= self._next_sizes or len(self._scans):
             self._next_sizes = now + SIZES_SECONDS
-            self._status.db_bytes, self._status.db_in_use_bytes = self._reader.sizes()
+            self._status.refresh(self._reader)
+            self._quota.seen(self._status.db_in_use_bytes)
         self._schedule_flush()
+
+    def _look_at_version(self, now: float) -> None:
+        self._cluster_version.look(now, leads=self._slot == 0 and self._status.is_leader)
 
     def _look_at_clients(self, now: float) -> None:
         """Tell the board about clients; take new ones unless others have far fewer."""
@@ -364,9 +499,13 @@ class Gateway(Actor):
 
     def propose(self, op: int, request: bytes, answer: Any) -> None:
         """Queue a request for the log, unless the member has too much before it or no space."""
-        if self._no_space and op in TAKES_SPACE:
-            answer.fail(NO_SPACE)
-            return
+        if op in TAKES_SPACE:
+            if self._no_space:
+                answer.fail(NO_SPACE)
+                return
+            if self._quota.refuses(op, request, answer):
+                self._schedule_flush()
+                return
         if self._overloaded or self._proposals.overloaded:
             answer.fail(REQUEST_TOO_MANY_REQUESTS)
             return
@@ -400,6 +539,15 @@ class Gateway(Actor):
         """Call `done` when the pruning has passed a revision, unless the call is over."""
         self._physical.append((revision, call, done))
 
+    def ask_lessor(self, kind: int, lease: int, answer: Any, token: Any = None) -> None:
+        """Queue a question to the lessor for the end of the turn."""
+        self._lease_calls.ask(kind, lease, answer, token)
+        self._schedule_flush()
+
+    def move_leader(self, call: Call, target: int) -> None:
+        """Hand leadership to a voter; the call is answered when it leads."""
+        self._transfers.begin(call, target, time.monotonic())
+
     def status(self) -> MemberWords:
         """Return this member's words."""
         return self._status
@@ -413,15 +561,20 @@ class Gateway(Actor):
     def _send_propose(self, message: Propose) -> bool:
         return self.send("raft-node", message, message.count)
 
+    def _send_lessor(self, message: LeaseAsk) -> bool:
+        return self.links.is_open("lessor") and self.send("lessor", message, len(message.ids))
+
     def _ask_index(self, read_id: int) -> None:
         self.send("raft-node", ReadIndex(self.name, read_id), 0)
 
     def stats(self) -> dict[str, Any]:
-        """Return what waits here."""
+        """Return what waits here, and for whom."""
         return {
             "pending": len(self._proposals),
             "session": f"{self._session:x}",
             "leader": f"{self._status.raft(RaftMetric.LEADER):x}",
+            "connections": self._server.connections,
+            "watchers": {"all": len(self._hub), "behind": self._hub.slow},
         }
 
 

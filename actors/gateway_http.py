@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
+from actors.debug_pages import ActorPages
 from actors.exposition import MemberCollector, exposition
 from actors.gateway_status import MemberWords
 from actors.metrics import GatewayMetric
@@ -58,8 +59,10 @@ class MemberPages:
         status: MemberWords,
         collector: MemberCollector,
         count: Count,
+        debug: ActorPages | None = None,
     ) -> None:
         """`read(call, serve, serializable=...)` queues a read, `count` counts a metric word."""
+        self._debug = debug
         self._read = read
         self._reader = reader
         self._status = status
@@ -73,6 +76,8 @@ class MemberPages:
             routes.add("/version", self._version, "GET")
         routes.add("/health", self._health, "GET")
         routes.add("/metrics", self._metrics)
+        if self._debug is not None:
+            self._debug.add_to(routes)
         for page, checks in (("/livez", LIVEZ), ("/readyz", READYZ)):
             routes.add(page, self._checks_page(checks), "GET")
             for check in checks:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from actors.metrics import ApplierMetric, RaftMetric
+from actors.metrics import ApplierMetric, RaftMetric, TransportMetric
+from storage.reader import Reader
 from transport.counters import Board, Cell
 
 
@@ -13,8 +14,9 @@ class MemberWords:
         self._words = board.words
         self._raft = board.block("raft-node") + Cell.METRICS
         self._applier = board.block("applier") + Cell.METRICS
+        self._transport = board.block("transport") + Cell.METRICS
         self.quota_bytes = quota_bytes
-        self.is_learner = False
+        self.is_learner = False  # as of the last `refresh`
         self.db_bytes = 0
         self.db_in_use_bytes = 0
 
@@ -25,6 +27,13 @@ class MemberWords:
     def applier(self, word: ApplierMetric) -> int:
         """Read a word of the applier."""
         return self._words[self._applier + word]
+
+    def refresh(self, reader: Reader) -> None:
+        """Look up what only the database knows: its size, and what this member is."""
+        self.db_bytes, self.db_in_use_bytes = reader.sizes()
+        own = self.member_id
+        with reader.view() as view:
+            self.is_learner = any(m.is_learner for m in view.members() if m.id == own)
 
     @property
     def member_id(self) -> int:
@@ -57,6 +66,16 @@ class MemberWords:
         return self._words[self._applier + ApplierMetric.APPLIED_INDEX]
 
     @property
+    def revision(self) -> int:
+        """The store's revision; a hint, the truth is in a view."""
+        return self._words[self._applier + ApplierMetric.REVISION]
+
+    @property
+    def lowest_version(self) -> int:
+        """The lowest server version of all members, packed; 0 while one is unknown."""
+        return self._words[self._transport + TransportMetric.LOWEST_VERSION]
+
+    @property
     def is_leader(self) -> bool:
         """Whether this member leads."""
         return bool(self._words[self._raft + RaftMetric.IS_LEADER])
@@ -65,8 +84,8 @@ class MemberWords:
     def is_sole_voter(self) -> bool:
         """Whether everything ever acknowledged in the cluster is in this member's database.
 
-        The raft node says so while it leads as the only voter and the database has caught up with
-        its term. Nobody else can acknowledge anything then, and what this member acknowledges it
+        The raft node says so while it leads as the only voter, without learners, and the database
+        has caught up with its term. Nobody else can acknowledge anything then, and what this member acknowledges it
         has committed before, so a view opened now is linearizable without asking for an index.
         True outlives the raft node: without it no voter can be added either.
         """

@@ -6,6 +6,7 @@ Peer messages (raft's own) travel as opaque bytes in PeerMessages.
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Any
 
 from raft.message import message
@@ -243,3 +244,52 @@ class LeaderIs:
 
     leader: int
     term: int
+
+
+class LeaseKind(IntEnum):
+    """What a gateway asks of a lease."""
+
+    RENEW = 1
+    REMAINING = 2
+
+
+@message
+class LeaseFacts:
+    """applier -> lessor: what entries up to `index` did to leases, as columns, in order.
+
+    `events` are kv.lease_ops.LeaseEvent; `granted_indexes` with `leases` name the leases.
+    """
+
+    index: int
+    events: bytes
+    leases: list[int]
+    seconds: list[int]
+    granted_indexes: list[int]
+
+
+@message
+class LeaseAsk:
+    """gateway -> lessor: renew leases, or tell what is left of them; all of a turn, as columns.
+
+    `ids` name the questions, `kinds` has a byte for each (LeaseKind).
+    """
+
+    gateway: str
+    ids: list[int]
+    leases: list[int]
+    kinds: bytes
+
+
+@message
+class LeaseTold:
+    """lessor -> gateway: seconds for each question; kv.lease's UNKNOWN and AGAIN are negative."""
+
+    ids: list[int]
+    seconds: list[int]
+
+
+@message
+class Noise:
+    """any -> any neighbour: nothing, `padding` bytes of it; what `troupectl fault flood` sends."""
+
+    padding: bytes

@@ -67,13 +67,18 @@ class Proposals:
         deliver: Callable[[Answer, int, bytes], None],
         *,
         timeout: float,
+        timed_out: Callable[[float], Status] = lambda start: TIMEOUT,
     ) -> None:
-        """`timeout` in seconds: etcd's ReqTimeout, 5 s and two election timeouts."""
+        """`timeout` in seconds: etcd's ReqTimeout, 5 s and two election timeouts.
+
+        `timed_out(start)` says what a request that came at `start` is told after that.
+        """
         self.session = session
         self.open = False
         self._send = send
         self._deliver = deliver
         self._timeout = timeout
+        self._timed_out = timed_out
         self._next_id = 1
         self._queue: deque[tuple[int, bytes, Answer]] = deque()
         self._queue_bytes = 0
@@ -216,23 +221,27 @@ class Proposals:
         due = []
         for batch in self._batches.values():
             if now >= batch.deadline:
-                for answer in batch.answers:
-                    if not answer.closed:
-                        answer.fail(TIMEOUT)
+                self._give_up(batch.answers, batch.deadline - self._timeout)
             if now >= batch.next_try:
                 batch.pause *= 2
                 batch.next_try = now + batch.pause
                 due.append((batch.first_id, batch.count))
         return due
 
+    def _give_up(self, answers: Sequence[Answer], start: float) -> None:
+        waiting = [answer for answer in answers if not answer.closed]
+        if waiting:
+            status = self._timed_out(start)
+            for answer in waiting:
+                answer.fail(status)
+
     def _expire_queue(self, now: float) -> None:
         ages = self._ages
         while ages and ages[0][0] + self._timeout <= now:
-            _, queued = ages.popleft()
+            start, queued = ages.popleft()
             while self._taken < queued:
                 _, _, answer = self._take()
-                if not answer.closed:
-                    answer.fail(TIMEOUT)
+                self._give_up((answer,), start)
         if self._queue:
             ages.append((now, self._taken + len(self._queue)))
 

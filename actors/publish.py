@@ -1,8 +1,9 @@
 """A gateway's way to readiness: open the session, publish the member, then serve.
 
-Gateway 0 puts the member's name and client URLs into the log, and proposes the cluster version when
-none is decided; the others wait to see it. `ready to serve client requests` is logged once the
-member's attributes have been applied, so a quorum and a leader exist.
+Gateway 0 puts the member's name and client URLs into the log; the others wait to see them. `ready
+to serve client requests` is logged once the member's attributes have been applied, so a quorum and
+a leader exist. A member alone waits for the cluster version too (cluster_version.py), which it
+decides itself at the same moment; among several a silent one holds nobody up.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import msgpack
 from actors.proposals import Proposals
 from kv.batch import Op
 from kv.errors import Status
-from kv.version import CLUSTER_VERSION
 from storage.reader import Reader
 
 
@@ -36,7 +36,7 @@ class Publisher:
         self._member_id = member_id
         self._attributes = (name, tuple(client_urls))
         self._ready = ready
-        self._in_flight = 0
+        self._in_flight = False
         self.done = False
 
     def start(self, *, publish: bool) -> None:
@@ -44,30 +44,23 @@ class Publisher:
         if self.done or self._in_flight:
             return
         with self._reader.view() as view:
-            me = next((m for m in view.members() if m.id == self._member_id), None)
+            members = view.members()
             version = view.cluster_version()
+        me = next((m for m in members if m.id == self._member_id), None)
         published = me is not None and (me.name, tuple(me.client_urls)) == self._attributes
-        if published and version is not None:
+        if published and (version is not None or len(members) > 1):
             self.done = True
             self._ready()
-            return
-        if not publish:
-            return
-        if not published:
+        elif publish and not published:
             name, urls = self._attributes
+            self._in_flight = True
             data = msgpack.packb((self._member_id, name, list(urls)))
-            self._propose(Op.MEMBER_ATTRIBUTES, data)
-        if version is None:
-            self._propose(Op.CLUSTER_VERSION, CLUSTER_VERSION.encode())
-
-    def _propose(self, op: int, data: bytes) -> None:
-        self._in_flight += 1
-        self._proposals.add(op, data, _Step(self))
+            self._proposals.add(Op.MEMBER_ATTRIBUTES, data, _Step(self))
 
     def stepped(self, *, refused: bool) -> None:
-        """One proposal is over: look again when all are, after a refusal on the next `start`."""
-        self._in_flight -= 1
-        if not self._in_flight and not refused:
+        """The proposal is over: look again, after a refusal on the next `start`."""
+        self._in_flight = False
+        if not refused:
             self.start(publish=True)
 
 

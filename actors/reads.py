@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from api.grpc import Call
-from kv.errors import TIMEOUT, EtcdError
+from kv.errors import TIMEOUT, EtcdError, Status
 from storage.reader import Reader, View
 
 Serve = Callable[[Any, Call], None]
@@ -46,6 +46,7 @@ class Reads:
     reader: Reader
     ask: Callable[[int], None]
     timeout: float
+    timed_out: Callable[[float], Status] = lambda start: TIMEOUT
     _new: list[Read] = field(default_factory=list)
     _now: list[Read] = field(default_factory=list)
     _rounds: deque[_Round] = field(default_factory=deque)
@@ -106,11 +107,11 @@ class Reads:
         have been lost.
         """
         self.wake()
-        for waiting in (self._rounds, self._parked):
-            while waiting and waiting[0].deadline <= now:
-                for call, _ in waiting.popleft().reads:
-                    if not call.closed:
-                        call.fail(TIMEOUT)
+        while self._rounds and self._rounds[0].deadline <= now:
+            over = self._rounds.popleft()
+            fail_all(over.reads, self.timed_out(over.deadline - self.timeout))
+        while self._parked and self._parked[0].deadline <= now:
+            fail_all(self._parked.popleft().reads, TIMEOUT)
         if self._rounds and now - self._rounds[-1].asked >= RETRY_SECONDS:
             self._rounds[-1].asked = now
             self.ask_again()
@@ -127,3 +128,10 @@ def serve_all(view: View, reads: list[Read]) -> None:
             serve(view, call)
         except EtcdError as error:
             call.fail(error.status)
+
+
+def fail_all(reads: list[Read], status: Status) -> None:
+    """Answer every read that is still waited for with a status."""
+    for call, _ in reads:
+        if not call.closed:
+            call.fail(status)

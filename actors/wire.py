@@ -47,7 +47,11 @@ WIRE: Final[dict[int, type]] = {
     23: messages.SnapshotStatus,
     24: messages.SnapshotReceived,
     25: messages.InstallSnapshot,
+    30: messages.LeaseFacts,
+    31: messages.LeaseAsk,
+    32: messages.LeaseTold,
     65: messages.LeaderIs,
+    50: messages.Noise,
 }
 codec: Final = Codec(WIRE)
 

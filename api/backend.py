@@ -9,6 +9,7 @@ from api.grpc import Call
 from api.header import HeaderWriter
 from etcdpb.rpc_pb2 import RangeRequest, TxnRequest
 from kv.cluster import Member
+from kv.store import Lease
 
 
 class View(Protocol):
@@ -32,6 +33,15 @@ class View(Protocol):
 
     def alarms(self) -> list[tuple[int, int]]:
         """Return (member id, alarm type) of every raised alarm."""
+
+    def lease(self, lease_id: int) -> Lease | None:
+        """Return a lease, or None."""
+
+    def lease_keys(self, lease_id: int) -> list[bytes]:
+        """Return the keys attached to a lease, in their order."""
+
+    def lease_ids(self) -> list[int]:
+        """Return the ids of all leases in the order they were granted."""
 
 
 class Scan(Protocol):
@@ -77,6 +87,16 @@ class Backend(Protocol):
     def when_pruned(self, revision: int, call: Call, done: Callable[[], None]) -> None:
         """Call `done` once history up to `revision` is gone from disk, unless the call is over."""
 
+    def ask_lessor(self, kind: int, lease: int, answer: Any, token: Any = None) -> None:
+        """Renew a lease (kind 1) or ask what is left of it (2), without the log.
+
+        `answer` has `closed`, `told(token, seconds)` (-1: there is no such lease),
+        `refused(token, status)` and `settle()`, called after all that came together.
+        """
+
+    def move_leader(self, call: Call, target: int) -> None:
+        """Hand leadership to the voter `target`; the call is answered when it has it."""
+
     def status(self) -> MemberStatus:
         """Return what this member knows of itself, without asking anyone."""
 
@@ -103,6 +123,10 @@ class MemberStatus(Protocol):
     @property
     def applied_index(self) -> int:
         """The applied index, as a hint."""
+
+    @property
+    def revision(self) -> int:
+        """The store's revision, as a hint."""
 
     @property
     def db_bytes(self) -> int:

@@ -37,11 +37,13 @@ from api.http2 import (
     StreamClosed,
     TrailersReceived,
 )
-from kv.errors import Code, EtcdError
+from kv.errors import Code, EtcdError, Status
 
 __all__ = ["Call", "GrpcConnection", "Kind", "Limits", "Method", "Payload", "StreamHandler"]
 
 _GRPC: Final = b"application/grpc"
+Intercept = Callable[[bytes, Mapping[bytes, bytes]], Status | None]
+"""Path and headers of a new call -> why it is refused, None if it is not."""
 
 
 class GrpcConnection:
@@ -64,6 +66,7 @@ class GrpcConnection:
         "calls",
         "dirty",
         "http2",
+        "intercept",
         "limits",
         "on_dirty",
         "peer",
@@ -77,8 +80,10 @@ class GrpcConnection:
         *,
         peer: str = "",
         on_dirty: Callable[[], None] | None = None,
+        intercept: Intercept | None = None,
     ) -> None:
         self._router = router
+        self.intercept = intercept
         self._clock = clock
         self.limits = limits
         self.peer = peer
@@ -147,6 +152,11 @@ class GrpcConnection:
         call = Call(self, stream_id, method, path, headers)
         self.calls[stream_id] = call
         method.started += 1
+        if self.intercept is not None:
+            refused = self.intercept(path, fields)
+            if refused is not None:
+                call.fail(refused)
+                return
         timeout = fields.get(b"grpc-timeout")
         if timeout is not None:
             seconds = parse_timeout(timeout)
@@ -304,15 +314,22 @@ class GrpcConnection:
             return  # the connection has ended within this batch
 
     def is_writable(self, call: Call) -> bool:
-        """Whether a call's queue is under its bound; False remembers it for on_drain."""
+        """Whether a call's queue is under its bound; False remembers it for on_drain.
+
+        While the whole connection has too much queued, the bound of each stream is 1 byte.
+        """
         try:
             queued = self.http2.queued_body_size(call.stream_id)
         except Http2Error:
             return False
-        if queued < self.limits.stream_queue_bytes:
+        if not queued or (queued < self.limits.stream_queue_bytes and not self._is_crowded()):
             return True
         self._blocked[call.stream_id] = call
         return False
+
+    def _is_crowded(self) -> bool:
+        bound = self.limits.connection_queue_bytes
+        return bool(bound) and self.http2.queued_body_size() > bound
 
     def data_to_send(self, amount: int | None = None) -> bytes:
         """Take at most about `amount` bytes to send to the peer; empty when there are none."""
@@ -358,7 +375,7 @@ class GrpcConnection:
         return reset
 
     def _unblock(self) -> None:
-        low = self.limits.stream_queue_bytes // 2
+        low = 0 if self._is_crowded() else self.limits.stream_queue_bytes // 2
         for stream_id, call in list(self._blocked.items()):
             try:
                 if not call.closed and self.http2.queued_body_size(stream_id) > low:

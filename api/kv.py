@@ -31,7 +31,7 @@ from etcdpb.rpc_pb2 import (
     TxnRequest,
 )
 from kv.batch import Op
-from kv.errors import REQUEST_TOO_LARGE, Code, EtcdError
+from kv.errors import NOT_SUPPORTED_FOR_LEARNER, REQUEST_TOO_LARGE, Code, EtcdError
 from kv.range import is_small
 from kv.txn import is_read_only, is_serializable
 
@@ -87,6 +87,9 @@ class KvService:
         """Read a key or a range."""
         request = self._checked(RangeRequest, call, data, check_range_request)
         if request is None:
+            return
+        if not request.serializable and self._backend.status().is_learner:
+            call.fail(NOT_SUPPORTED_FOR_LEARNER)
             return
         if not is_small(request):
             self._backend.scan(call, request, serializable=request.serializable, stream=False)

@@ -1,4 +1,4 @@
-"""etcdserverpb.Maintenance: what one member can tell of itself, so far."""
+"""etcdserverpb.Maintenance: what a member tells of itself, alarms, and who is to lead."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from api.kv import parsed
 from etcdpb.rpc_pb2 import (
     AlarmRequest,
     AlarmResponse,
+    AlarmType,
     HashKVRequest,
     HashKVResponse,
+    MoveLeaderRequest,
     StatusRequest,
     StatusResponse,
 )
-from kv.errors import NO_LEADER, Code
-from kv.version import CLUSTER_VERSION, VERSION
-
-NOT_BUILT = "etcdserver: raising and clearing alarms is not implemented"
+from kv.batch import Op
+from kv.errors import BAD_LEADER_TRANSFEREE, NO_LEADER, NOT_LEADER
+from kv.version import VERSION
 
 
 class MaintenanceService:
@@ -34,6 +35,7 @@ class MaintenanceService:
             prefix + b"Status": Method.unary(self.status),
             prefix + b"Alarm": Method.unary(self.alarm),
             prefix + b"HashKV": Method.unary(self.hash_kv),
+            prefix + b"MoveLeader": Method.unary(self.move_leader),
         }
 
     def status(self, call: Call, data: bytes) -> None:
@@ -52,22 +54,25 @@ class MaintenanceService:
                 raftAppliedIndex=view.applied_index,
                 dbSizeInUse=status.db_in_use_bytes,
                 isLearner=status.is_learner,
-                storageVersion=CLUSTER_VERSION,
+                storageVersion=view.cluster_version() or "",
                 dbSizeQuota=status.quota_bytes,
             )
             if not status.leader:
                 response.errors.append(NO_LEADER.text)
+            for member_id, alarm in view.alarms():
+                response.errors.append(f"memberID:{member_id} alarm:{AlarmType.Name(alarm)} ")
+            response.downgradeInfo.SetInParent()
             call.reply(self._backend.header(view.revision) + response.SerializeToString())
 
         self._backend.read(call, serve, serializable=True)
 
     def alarm(self, call: Call, data: bytes) -> None:
-        """List the alarms raised; raising and clearing is refused until it is built."""
+        """List the alarms, from a fresh view; raise or clear one, through the log."""
         request = parsed(AlarmRequest, call, data)
         if request is None:
             return
         if request.action != AlarmRequest.GET:
-            call.finish(Code.UNIMPLEMENTED, NOT_BUILT)
+            self._backend.propose(Op.ALARM, data, call)
             return
 
         def serve(view: Any, call: Call) -> None:
@@ -92,3 +97,21 @@ class MaintenanceService:
             call.reply(self._backend.header(revision) + response.SerializeToString())
 
         self._backend.hash_kv(call, request.revision, finished)
+
+    def move_leader(self, call: Call, data: bytes) -> None:
+        """Have this member, which leads, hand leadership to a voter."""
+        request = parsed(MoveLeaderRequest, call, data)
+        if request is None:
+            return
+        if not self._backend.status().is_leader:
+            call.fail(NOT_LEADER)
+            return
+        target = request.targetID
+
+        def serve(view: Any, call: Call) -> None:
+            if any(member.id == target and not member.is_learner for member in view.members()):
+                self._backend.move_leader(call, target)
+            else:
+                call.fail(BAD_LEADER_TRANSFEREE)
+
+        self._backend.read(call, serve, serializable=True)

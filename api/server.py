@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from typing import Final, Protocol, cast
 
-from api.grpc import GrpcConnection, Method
+from api.grpc import GrpcConnection, Intercept, Method
 from api.http1 import Http1Connection, HttpRoutes
 from api.http2 import NEVER, PREFACE, Limits
 
@@ -168,7 +168,12 @@ class ClientProtocol(asyncio.BufferedProtocol):
         self.wake_at = NEVER
         if is_http2:
             self.connection = GrpcConnection(
-                server.router, server.limits, server.clock, peer=peer, on_dirty=self.mark
+                server.router,
+                server.limits,
+                server.clock,
+                peer=peer,
+                on_dirty=self.mark,
+                intercept=server.intercept,
             )
         else:
             self.connection = Http1Connection(
@@ -284,7 +289,8 @@ class ClientServer:
     `accept_failures` in all, `bytes_received`, `bytes_sent`, and those of each Method.
     `clock` must be the monotonic clock that deadlines are read against. `on_rejected(peer, why)`
     hears of clients that fail the TLS handshake. `may_accept(connections)` is asked before each
-    accept; on False accepting pauses until `resume_accept`.
+    accept; on False accepting pauses until `resume_accept`. `intercept` decides over every call of
+    connections made after it was set.
     """
 
     def __init__(
@@ -306,6 +312,7 @@ class ClientServer:
         self.accept_failures = 0
         self.on_rejected: Callable[[str, str], None] | None = None
         self.may_accept: Callable[[int], bool] | None = None
+        self.intercept: Intercept | None = None
         self.bytes_received = 0
         self.bytes_sent = 0
         self.draining = False

@@ -13,6 +13,7 @@ from typing import Final
 from etcdpb.rpc_pb2 import (
     CompactionRequest,
     DeleteRangeRequest,
+    LeaseGrantRequest,
     PutRequest,
     RangeRequest,
     RequestOp,
@@ -24,10 +25,12 @@ from kv.errors import (
     INVALID_SORT_OPTION,
     KEY_NOT_FOUND,
     LEASE_PROVIDED,
+    LEASE_TTL_TOO_LARGE,
     TOO_MANY_OPS,
     VALUE_PROVIDED,
     EtcdError,
 )
+from kv.lease_ops import TTL_MAX
 
 _SORT_ORDERS: Final = frozenset(RangeRequest.SortOrder.values())
 _SORT_TARGETS: Final = frozenset(RangeRequest.SortTarget.values())
@@ -55,6 +58,12 @@ def check_delete_request(request: DeleteRangeRequest) -> None:
     """Refuse an empty key."""
     if not request.key:
         raise EtcdError(EMPTY_KEY)
+
+
+def check_lease_grant_request(request: LeaseGrantRequest) -> None:
+    """Refuse a TTL that is too large; a small or negative one becomes the least one."""
+    if request.TTL > TTL_MAX:
+        raise EtcdError(LEASE_TTL_TOO_LARGE)
 
 
 def check_compact_request(request: CompactionRequest) -> None:

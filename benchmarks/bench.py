@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from benchmarks import report, results
 from benchmarks.generator import Options, load
@@ -26,6 +26,23 @@ SETTLE_SECONDS: Final = 0.3
 IDLE_SECONDS: Final = 3.0
 TRACED_PUTS: Final = 5_000
 TRACED_IN_FLIGHT: Final = (100, 1000)
+
+
+class Loaded(Protocol):
+    """What a workload is run against: a member, or all members of a cluster."""
+
+    @property
+    def endpoint(self) -> str:
+        """host:port of the client API, or several with commas between."""
+
+    def cpu_seconds(self) -> float:
+        """CPU time of all processes since they started."""
+
+    def pss_bytes(self) -> int:
+        """Memory of all processes."""
+
+    def metrics(self) -> dict[str, float]:
+        """The samples of one /metrics page."""
 
 
 def parser(description: str | None = __doc__) -> argparse.ArgumentParser:
@@ -48,7 +65,7 @@ def servers(options: argparse.Namespace) -> list[Server]:
     return [subject, reference]
 
 
-def measure(member: Member, workload: Workload, seconds: float, seed: int) -> dict[str, Any]:
+def measure(member: Loaded, workload: Workload, seconds: float, seed: int) -> dict[str, Any]:
     """Run one workload once and return its figures: those of the load, CPU, memory, syncs.
 
     Raises GeneratorError when a request failed.
@@ -81,7 +98,7 @@ def measure(member: Member, workload: Workload, seconds: float, seed: int) -> di
     }
 
 
-def idle_cpu_percent(pair: Sequence[Member], seconds: float) -> list[float]:
+def idle_cpu_percent(pair: Sequence[Loaded], seconds: float) -> list[float]:
     """Return the share of one core that each member takes when nobody asks it anything."""
     begun = [member.cpu_seconds() for member in pair]
     time.sleep(seconds)
@@ -89,14 +106,14 @@ def idle_cpu_percent(pair: Sequence[Member], seconds: float) -> list[float]:
     return [round(100 * cpu / seconds, 1) for cpu in spent]
 
 
-def fill(member: Member, keys: int) -> float:
+def fill(member: Loaded, keys: int) -> float:
     """Put every key once and return puts a second. Raises GeneratorError when one failed."""
     options = Options(op="fill", in_flight=FILL_IN_FLIGHT, count=keys, keys=keys)
     return load(member.endpoint, options).ops_per_second
 
 
 def compare(
-    pair: Sequence[Member], workload: Workload, pairs: int, seconds: float
+    pair: Sequence[Loaded], workload: Workload, pairs: int, seconds: float
 ) -> dict[str, Any]:
     """Run a workload in turn on both; `runs` are the figures of each server in the order taken."""
     runs: list[list[dict[str, Any]]] = [[], []]

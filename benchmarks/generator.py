@@ -34,6 +34,8 @@ class Options:
     connections: int | None = None
     seed: int | None = None
     timeline: float | None = None
+    value_bytes: int | None = None
+    samples: Path | None = None
 
     def arguments(self) -> list[str]:
         """Return them as a command line has them."""

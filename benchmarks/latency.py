@@ -6,6 +6,7 @@ import math
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -58,6 +59,18 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
         return math.nan
     rank = math.ceil(percent / 100 * len(ordered))
     return ordered[max(rank, 1) - 1]
+
+
+def write_samples(path: Path, due: array[float], latencies: array[float]) -> None:
+    """Write one pair of doubles for each request: when it was due, how long it took; seconds."""
+    pairs = array("d", (number for pair in zip(due, latencies, strict=True) for number in pair))
+    path.write_bytes(pairs.tobytes())
+
+
+def read_samples(path: Path) -> list[tuple[float, float]]:
+    """Return what `write_samples` wrote."""
+    numbers = array("d", path.read_bytes())
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 def timeline(

@@ -15,12 +15,13 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import uvloop
 
 from benchmarks.client import ClosedLoop, Load, LoadConnection, OpenLoop, Record
-from benchmarks.latency import LoadResult, percentile, timeline
+from benchmarks.latency import LoadResult, percentile, timeline, write_samples
 from benchmarks.payloads import OPS, requests
 
 DRAIN_TIMEOUT: Final = 30.0
@@ -30,7 +31,11 @@ def parser() -> argparse.ArgumentParser:
     """Return the options of the generator."""
     options = argparse.ArgumentParser(prog="benchmarks.load", description=__doc__)
     add = options.add_argument
-    add("--endpoint", default="127.0.0.1:2379", help="host:port of the client API")
+    add(
+        "--endpoint",
+        default="127.0.0.1:2379",
+        help="host:port of the client API; of several, with commas between, connections take turns",
+    )
     add("--op", choices=OPS, default="put")
     add("--in-flight", type=int, default=100, help="requests at once, over all connections")
     add("--connections", type=int, help="default: connections_for(in-flight)")
@@ -42,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     add("--value-bytes", type=int, default=256)
     add("--seed", type=int, default=1)
     add("--timeline", type=float, metavar="SECONDS", help="also the worst request of each bin")
+    add("--samples", type=Path, help="write every (due, latency) here, as pairs of doubles")
     add("--announce", action="store_true", help="say when the window opens")
     return options
 
@@ -53,10 +59,10 @@ def connections_for(in_flight: int) -> int:
 
 async def run(options: argparse.Namespace) -> LoadResult:
     """Connect, warm up, measure, drain. Raises OSError when no connection can be made."""
-    host, _, port = options.endpoint.rpartition(":")
+    endpoints = [endpoint.rpartition(":") for endpoint in options.endpoint.split(",")]
     source = requests(
         options.op,
-        authority=options.endpoint,
+        authority=options.endpoint.partition(",")[0],
         keys=options.keys,
         value_bytes=options.value_bytes,
         seed=options.seed,
@@ -69,7 +75,8 @@ async def run(options: argparse.Namespace) -> LoadResult:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_crash)
     wanted = options.connections or connections_for(options.in_flight)
-    for _ in range(wanted):
+    for number in range(wanted):
+        host, _, port = endpoints[number % len(endpoints)]
         _, connection = await loop.create_connection(lambda: LoadConnection(load), host, int(port))
         load.connections.append(connection)
     gc.collect()
@@ -103,6 +110,8 @@ async def _window(load: Load, options: argparse.Namespace, warmed_up: int) -> Lo
     for connection in load.connections[:]:
         load.connections.remove(connection)
         connection.close()
+    if options.samples:
+        write_samples(options.samples, record.due, record.latencies)
     ordered = sorted(record.latencies)
     return LoadResult(
         op=options.op,

@@ -101,6 +101,12 @@ class Member:
         Raises MemberError when the server ends or READY_TIMEOUT passes first.
         """
         begun = time.monotonic()
+        self.spawn()
+        self.wait(ready)
+        return time.monotonic() - begun
+
+    def spawn(self) -> None:
+        """Start the process and return at once."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(),
@@ -110,20 +116,24 @@ class Member:
                 start_new_session=True,
                 cwd=self.folder,
             )
+
+    def wait(self, ready: Callable[[str], object] = put) -> None:
+        """Wait until `ready(endpoint)` gave an answer. Raises as `start` does."""
+        begun = time.monotonic()
         while True:
             try:
                 ready(self.endpoint)
             except (CallError, OSError):
                 waited = time.monotonic() - begun
-                if self.process.poll() is not None or waited > READY_TIMEOUT:
-                    code = self.process.poll()
+                code = self.process.poll() if self.process else None
+                if code is not None or waited > READY_TIMEOUT:
                     self.stop()
                     raise MemberError(
                         f"{self.server.label} not ready (exit code {code})\n{self._log_end()}"
                     ) from None
                 time.sleep(_PROBE_PAUSE)
             else:
-                return time.monotonic() - begun
+                return
 
     def stop(self) -> None:
         """Ask it to end with SIGTERM; after STOP_TIMEOUT kill what is left of its tree."""

@@ -23,9 +23,9 @@ a time, and they take turns (A B, B A, A B, ...). This page is generated from
 [docs/benchmarks/](benchmarks/) by `python -m benchmarks.report`; the figures are those of the
 machine and the commit named with each section.
 
-To reproduce: `make install`, then `make bench` (about 20 minutes), `make bench-scale`,
-`make bench-compaction`. `make bench-quick` is a look that writes nothing; `python -m
-benchmarks.bench --subject etcd` compares etcd with itself.
+To reproduce: `make install`, then `make bench` (about 20 minutes), `make bench-cluster`,
+`make bench-scale`, `make bench-compaction`. `make bench-quick` is a look that writes nothing;
+`python -m benchmarks.bench --subject etcd` compares etcd with itself.
 """
 
 
@@ -180,6 +180,28 @@ def facts_line(facts: Mapping[str, Any]) -> str:
     )
 
 
+def cluster_section(result: Mapping[str, Any]) -> str:
+    """Return the section of `make bench-cluster`."""
+    parts = [
+        "## Three members\n",
+        facts_line(result["facts"]),
+        f"Three members of each, all six on this machine all the time; {result['pairs']} pairs of "
+        f"runs of {result['seconds']:g} s each; {result['keys']:,} keys, preloaded, taken at "
+        f"random; values of {result['value_bytes']} bytes; connections go to "
+        f"{result['target']}. Ratio: operations a second, pair by pair: median (least to "
+        "greatest).\n",
+        _speed_table(result),
+        "Latencies in ms, CPU and PSS of all processes of all three members.\n",
+        _cost_table(result),
+        "### Noise\n",
+        _noise_table(result),
+    ]
+    for label, lines in result["check_perf"].items():
+        quoted = "\n".join(f"    {line}" for line in lines)
+        parts.append(f"`etcdctl check perf --load=m` on three members of {label}:\n\n{quoted}\n")
+    return "\n".join(part for part in parts if part)
+
+
 def scale_section(result: Mapping[str, Any]) -> str:
     """Return the section of `make bench-scale`."""
     rows = []
@@ -253,6 +275,7 @@ def page(sections: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the whole page; a section without results says which target makes them."""
     renderers = {
         "bench": (bench_section, "## Side by side\n", "make bench"),
+        "cluster": (cluster_section, "## Three members\n", "make bench-cluster"),
         "scale": (scale_section, "## A million keys\n", "make bench-scale"),
         "compaction": (
             compaction_section,

@@ -15,7 +15,7 @@ from benchmarks.generator import ROOT
 from benchmarks.members import Server
 
 FOLDER: Final = ROOT / "docs" / "benchmarks"
-SECTIONS: Final = ("bench", "scale", "compaction")
+SECTIONS: Final = ("bench", "cluster", "scale", "compaction")
 
 
 def facts(*servers: Server) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # Side by side with etcd; each writes its section of docs/benchmarks.md, bench-quick none.
-.PHONY: bench bench-quick bench-scale bench-compaction bench-docs
+.PHONY: bench bench-quick bench-scale bench-compaction bench-cluster bench-docs
 
 bench:             ## trouped and etcd under the same load, in turn: about 20 minutes
 	$(PYTHON) -m benchmarks.bench
@@ -12,6 +12,9 @@ bench-scale:       ## starts and memory with a million keys
 
 bench-compaction:  ## the slowest put before and while half a million revisions are compacted
 	$(PYTHON) -m benchmarks.compaction
+
+bench-cluster:     ## three members of each under the same load, in turn: about 15 minutes
+	$(PYTHON) -m benchmarks.cluster
 
 bench-docs:        ## docs/benchmarks.md anew from docs/benchmarks/*.json
 	$(PYTHON) -m benchmarks.report

@@ -12,10 +12,11 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from control import edges, health, peek, top, tree
+from control import crash, edges, explain, fault, health, peek, recorder, state, tap, top, tree
 from control.observe import MemberView, ObserveError
 from control.run_directory import ROOT_FILE, RunDirectoryError, find_run_directory
 from transport.control import ControlTimeoutError
+from transport.peer_keygen import generate_keys
 
 
 def main() -> None:
@@ -26,9 +27,13 @@ def main() -> None:
 def run(argv: Sequence[str]) -> int:
     """Run one command; return the exit code."""
     arguments = parser().parse_args(argv)
+    code: int
+    if arguments.command is _keygen:  # needs no member
+        code = _keygen(arguments)
+        return code
     try:
         view = MemberView(_run_directory(arguments))
-        code: int = arguments.command(view, arguments)
+        code = arguments.command(view, arguments)
     except (RunDirectoryError, ObserveError, ControlTimeoutError) as error:
         print(f"troupectl: {error}", file=sys.stderr)
         return 1
@@ -63,6 +68,31 @@ def parser() -> argparse.ArgumentParser:
     add("events", "the last starts, exits and kills, as root tells them")
     command = add("peek", "what an actor has before it")
     command.add_argument("actor")
+    command = add("recorder", "the last messages of an actor, alive or not")
+    command.add_argument("actor")
+    command.add_argument("--last", type=int, default=0, help="only so many")
+    command = add("tap", "what an actor receives and sends, live")
+    command.add_argument("actor")
+    command.add_argument("--type", action="append", default=[], help="only this type (repeatable)")
+    command.add_argument("--from", action="append", default=[], dest="peers", metavar="ACTOR")
+    command.add_argument("--limit", type=int, default=0, help="end after so many messages")
+    command.add_argument("--for", type=float, default=0.0, dest="seconds", metavar="SECONDS")
+    command.add_argument("--values", action="store_true", help="show keys and values")
+    command = add("state", "an actor's own summary of its state")
+    command.add_argument("actor")
+    command = add("explain", "where the slowest requests spent their time")
+    command.add_argument("--slower-than", type=float, default=0.0, metavar="MS")
+    command.add_argument("--limit", type=int, default=5)
+    command.add_argument(
+        "--kept", action="store_true", help="what gateways have kept: slow ones, else samples"
+    )
+    fault.add_arguments(add("fault", "break an actor, an edge or the disk for a while"))
+    command = add("crash", "the reports of actors that ended")
+    command.add_argument("what", choices=("list", "show"))
+    command.add_argument("name", nargs="?", default="last", help="a report, or its beginning")
+    command = add("keygen", "make a member's pair of CURVE keys for --peer-curve-secret-file")
+    command.add_argument("folder", type=Path, help="where NAME.secret and NAME.pub go")
+    command.add_argument("name", help="the member's --name")
     command = add("health", "exit 0 if the member answers GET /health with true")
     command.add_argument("--timeout", type=float, default=health.TIMEOUT_SECONDS)
     command.add_argument("--serializable", action="store_true", help="this member alone")
@@ -97,7 +127,8 @@ def _tree(view: MemberView, arguments: argparse.Namespace) -> int:
 def _top(view: MemberView, arguments: argparse.Namespace) -> int:
     if arguments.once or arguments.json or not sys.stdout.isatty():
         rows = top.once(view)
-        _show(arguments, rows, top.rendered(rows, view.info["name"]))
+        width = Console().width if sys.stdout.isatty() else top.WIDE
+        _show(arguments, rows, top.rendered(rows, view.info["name"], width))
     else:
         top.live(view, Console())
     return 0
@@ -119,13 +150,96 @@ def _events(view: MemberView, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _peek(view: MemberView, arguments: argparse.Namespace) -> int:
-    if arguments.actor not in view.board.names:
+def _actor(view: MemberView, arguments: argparse.Namespace) -> str:
+    """Return the actor that was named. Raises ObserveError if there is none."""
+    name: str = arguments.actor
+    if name not in view.board.names:
         known = ", ".join(view.actors())
-        print(f"troupectl: no actor {arguments.actor!r}; there are {known}", file=sys.stderr)
-        return 1
-    found = peek.peek(view, arguments.actor)
+        raise ObserveError(f"no actor {name!r}; there are {known}")
+    return name
+
+
+def _peek(view: MemberView, arguments: argparse.Namespace) -> int:
+    found = peek.peek(view, _actor(view, arguments))
     _show(arguments, found, peek.rendered(found))
+    return 0
+
+
+def _recorder(view: MemberView, arguments: argparse.Namespace) -> int:
+    name = _actor(view, arguments)
+    rows = recorder.recorder(view, name, arguments.last)
+    _show(arguments, rows, recorder.rendered(rows, name))
+    return 0
+
+
+def _tap(view: MemberView, arguments: argparse.Namespace) -> int:
+    def show(message: dict[str, Any]) -> None:
+        print(json.dumps(message) if arguments.json else tap.line(message), flush=True)
+
+    found = tap.tap(
+        view,
+        _actor(view, arguments),
+        show,
+        types=arguments.type,
+        peers=arguments.peers,
+        values=arguments.values,
+        limit=arguments.limit,
+        seconds=arguments.seconds,
+    )
+    if found["dropped"]:
+        print(f"troupectl: {found['dropped']} messages came too fast", file=sys.stderr)
+    return 0
+
+
+def _state(view: MemberView, arguments: argparse.Namespace) -> int:
+    found = state.state(view, _actor(view, arguments))
+    _show(arguments, found, state.rendered(found))
+    return 0 if found["answers"] else 1
+
+
+def _explain(view: MemberView, arguments: argparse.Namespace) -> int:
+    if arguments.kept:
+        found = explain.kept(view)
+        found["slowest"] = found["slowest"][: arguments.limit]
+    else:
+        found = explain.explain(view, slower_than_ms=arguments.slower_than, limit=arguments.limit)
+    _show(arguments, found, explain.rendered(found))
+    return 0
+
+
+def _fault(view: MemberView, arguments: argparse.Namespace) -> int:
+    found = fault.inject(
+        view,
+        arguments.verb,
+        arguments.target,
+        ms=arguments.ms,
+        type=arguments.type,
+        ratio=arguments.ratio,
+        count=arguments.count,
+        **{"for": arguments.seconds},
+    )
+    _show(arguments, found, json.dumps(found))
+    return 0
+
+
+def _crash(view: MemberView, arguments: argparse.Namespace) -> int:
+    if arguments.what == "list":
+        rows = crash.listing(view)
+        _show(arguments, rows, crash.rendered_listing(rows))
+        return 0
+    report = crash.load(crash.crash_directory(Path(view.info["data_dir"])), arguments.name)
+    _show(arguments, report, crash.rendered(report))
+    return 0
+
+
+def _keygen(arguments: argparse.Namespace) -> int:
+    try:
+        secret, public = generate_keys(arguments.folder, arguments.name)
+    except (OSError, ValueError) as error:
+        print(f"troupectl: {error}", file=sys.stderr)
+        return 1
+    found = {"secret": str(secret), "public": str(public)}
+    _show(arguments, found, f"secret key {secret}\npublic key {public}")
     return 0
 
 

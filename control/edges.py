@@ -35,10 +35,11 @@ def edges(view: MemberView, seconds: float = INTERVAL_SECONDS) -> list[dict[str,
     began = time.monotonic()
     time.sleep(seconds)
     elapsed = time.monotonic() - began
-    return [_row(edge, before.get((edge.sender, edge.receiver)), elapsed) for edge in view.edges()]
+    return [row(edge, before.get((edge.sender, edge.receiver)), elapsed) for edge in view.edges()]
 
 
-def _row(edge: EdgeSample, before: EdgeSample | None, elapsed: float) -> dict[str, Any]:
+def row(edge: EdgeSample, before: EdgeSample | None, elapsed: float) -> dict[str, Any]:
+    """Return an edge with its rates since it was sampled `elapsed` seconds before."""
     sent = items = 0
     if before is not None and before.stream == edge.stream:
         sent, items = edge.sent - before.sent, edge.sent_items - before.sent_items

@@ -11,7 +11,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 TIMEOUT_SECONDS: Final = 5.0
-_WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+# A member's wildcard takes both families, and a container may have no ::1.
+_WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}
 
 
 class _UnixConnection(http.client.HTTPConnection):

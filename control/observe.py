@@ -13,10 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from transport import latency
 from transport.counters import Board, Cell, Edge, State
+from transport.latency import Durations, Latency
+from transport.recorder import Kind, Record, records
 
 INFO_FILE: Final = "info.json"
 BOARD_FILE: Final = "board"
+FROZEN: Final = "frozen"
+"""The state of an actor whose process is stopped by a signal or a debugger."""
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -26,7 +31,11 @@ class ObserveError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One look at one actor. Counts since the member's start; `pss_bytes` -1 if not known."""
+    """One look at one actor. Counts since the member's start; `pss_bytes` -1 if not known.
+
+    `oldest_seconds` is the age of the oldest message sent to it and not taken, as far as its
+    senders remember (the true age is at least that).
+    """
 
     name: str
     state: str
@@ -42,6 +51,26 @@ class Sample:
     batches: int
     cpu_seconds: float
     pss_bytes: int
+    sent: int
+    dropped: int
+    lost: int
+    busy_ns: int
+    oldest_seconds: float
+    wait: Durations
+    work: Durations
+    flush: Durations
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A message that was sent to an actor and that it has not taken; told by its sender."""
+
+    sender: str
+    type: str
+    sequence: int
+    items: int
+    bytes: int
+    age_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +92,13 @@ class EdgeSample:
 
 
 class MemberView:
-    """A member's run directory, opened. Raises ObserveError."""
+    """A member's run directory, opened; or a copy of its board. Raises ObserveError."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, board: Board | None = None) -> None:
         self.run_dir = run_dir
         try:
             self.info: dict[str, Any] = json.loads((run_dir / INFO_FILE).read_text())
-            self.board = Board(run_dir / BOARD_FILE)
+            self.board = Board(run_dir / BOARD_FILE) if board is None else board
         except (OSError, ValueError) as error:
             raise ObserveError(f"cannot read the member's state in {run_dir}: {error}") from None
         self._tags: dict[str, str] = self.info.get("tags", {})
@@ -87,7 +116,7 @@ class MemberView:
         edges = [self.edge(sender, name) for sender in board.names]
         return Sample(
             name=name,
-            state=State(board.get(name, Cell.STATE)).name.lower(),
+            state=FROZEN if is_stopped(pid) else State(board.get(name, Cell.STATE)).name.lower(),
             pid=pid,
             incarnation=board.get(name, Cell.INCARNATION),
             restarts=board.get(name, Cell.RESTARTS),
@@ -100,7 +129,53 @@ class MemberView:
             batches=board.get(name, Cell.BATCHES),
             cpu_seconds=cpu_seconds(pid),
             pss_bytes=pss_bytes(pid) if memory else -1,
+            sent=sum(self.edge(name, peer).sent for peer in board.names),
+            dropped=sum(edge.dropped for edge in edges),
+            lost=sum(edge.lost for edge in edges),
+            busy_ns=latency.busy_ns(board, name),
+            oldest_seconds=max((found.age_seconds for found in self.waiting(name)), default=0.0),
+            wait=latency.read(board, name, Latency.WAIT),
+            work=latency.read(board, name, Latency.WORK),
+            flush=latency.read(board, name, Latency.FLUSH),
         )
+
+    def records(self, name: str) -> list[Record]:
+        """Return what an actor's flight recorder holds, oldest first."""
+        return records(self.board, name)
+
+    def type_name(self, tag: int) -> str:
+        """Return the name of a message type."""
+        return self._tags.get(str(tag), f"message {tag}")
+
+    def waiting(self, name: str) -> list[Waiting]:
+        """Return what was sent to an actor and is not handled, oldest first, as senders tell it.
+
+        A sender remembers its last messages only: there may be older ones than these.
+        """
+        found: list[Waiting] = []
+        now, position = time.monotonic_ns(), self.board.position(name)
+        for sender in self.board.names:
+            edge = self.edge(sender, name)
+            if not edge.depth:
+                continue
+            expected, oldest = edge.sent - 1, edge.sent - edge.depth
+            for record in reversed(records(self.board, sender)):
+                if record.kind != Kind.OUT or record.peer != position:
+                    continue
+                if record.sequence != expected or expected < oldest:
+                    break
+                expected -= 1
+                found.append(
+                    Waiting(
+                        sender=sender,
+                        type=self.type_name(record.tag),
+                        sequence=record.sequence,
+                        items=record.items,
+                        bytes=record.size,
+                        age_seconds=max(0.0, (now - record.time_ns) / 1e9),
+                    )
+                )
+        return sorted(found, key=lambda waiting: -waiting.age_seconds)
 
     def edge(self, sender: str, receiver: str) -> EdgeSample:
         """Look at one edge."""
@@ -139,14 +214,23 @@ def exit_words(status: int) -> str:
 
 def cpu_seconds(pid: int) -> float:
     """Return the CPU time a process has used, 0 if it is gone."""
+    words = _stat(pid)
+    return (int(words[11]) + int(words[12])) / _TICKS_PER_SECOND if words else 0.0
+
+
+def is_stopped(pid: int) -> bool:
+    """Tell whether a process is stopped by a signal or a debugger."""
+    words = _stat(pid)
+    return bool(words) and words[0] in "Tt"
+
+
+def _stat(pid: int) -> list[str]:
+    """Return /proc/PID/stat from the state on; empty if there is no such process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text() if pid else ""
     except OSError:
-        return 0.0
-    if not text:
-        return 0.0
-    words = text[text.rindex(")") + 2 :].split()
-    return (int(words[11]) + int(words[12])) / _TICKS_PER_SECOND
+        return []
+    return text[text.rindex(")") + 2 :].split() if text else []
 
 
 def pss_bytes(pid: int) -> int:

@@ -1,40 +1,55 @@
 """`troupectl peek ACTOR`: what an actor does and what waits for it, also when it is stuck.
 
 The board tells what it is doing and how much each neighbour has sent that it has not handled; the
-actor's control mailbox, if it answers, what it has taken out of its socket already.
+senders' flight recorders what that is; the actor's control mailbox, if it answers, what it has
+taken out of its socket already.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Group, RenderableType
 from rich.pretty import Pretty
+from rich.table import Table
 from rich.text import Text
 
 from control.observe import MemberView
+from control.recorder import duration
 from transport.control import ControlClient, ControlTimeoutError
 
 TIMEOUT_SECONDS = 1.0
+WAITING_SHOWN: Final = 50
+_HISTOGRAMS: Final = ("wait", "work", "flush")
 
 
 def peek(view: MemberView, name: str) -> dict[str, Any]:
-    """Return the actor's sample, the depth by sender, and its own answer (None: no answer)."""
-    sample = view.sample(name, memory=True)
+    """Return the actor's sample, the depth by sender, and its own answer (None: no answer).
+
+    `messages` are what waits, oldest first, as its senders remember it (at most WAITING_SHOWN).
+    """
+    sample = asdict(view.sample(name, memory=True))
     edges = (view.edge(sender, name) for sender in view.board.names)
     return {
-        "actor": asdict(sample),
+        "actor": {key: value for key, value in sample.items() if key not in _HISTOGRAMS},
         "waiting": {edge.sender: edge.depth for edge in edges if edge.depth},
-        "queued": _ask(view, name, "peek"),
-        "stats": _ask(view, name, "stats"),
+        "messages": [asdict(waiting) for waiting in view.waiting(name)[:WAITING_SHOWN]],
+        "queued": ask_actor(view, name, "peek"),
+        "stats": ask_actor(view, name, "stats"),
     }
 
 
-def _ask(view: MemberView, name: str, cmd: str) -> dict[str, Any] | None:
+def ask_actor(
+    view: MemberView, name: str, cmd: str, within: float | None = None, **arguments: Any
+) -> dict[str, Any] | None:
+    """Return an actor's answer to a command; None if it does not answer in time.
+
+    That is `within` seconds, or TIMEOUT_SECONDS.
+    """
     client = ControlClient(view.run_dir / f"{name}.ctl")
     try:
-        return client.ask(cmd, TIMEOUT_SECONDS)
+        return client.ask(cmd, within or TIMEOUT_SECONDS, **arguments)
     except ControlTimeoutError:
         return None
     finally:
@@ -52,5 +67,24 @@ def rendered(found: dict[str, Any]) -> RenderableType:
     ]
     if found["queued"] is None:
         lines.append("its control mailbox does not answer: frozen, dead or not up yet")
-    answers = [Pretty(found[key]) for key in ("queued", "stats") if found[key] is not None]
-    return Group(Text("\n".join(lines)), *answers)
+    parts: list[RenderableType] = [Text("\n".join(lines))]
+    if found["messages"]:
+        parts.append(_messages(found["messages"]))
+    parts += [Pretty(found[key]) for key in ("queued", "stats") if found[key] is not None]
+    return Group(*parts)
+
+
+def _messages(messages: list[dict[str, Any]]) -> Table:
+    table = Table(title="waiting, as its senders tell it")
+    for column in ("from", "type", "seq", "items", "bytes", "age"):
+        table.add_column(column, justify="left" if column in ("from", "type") else "right")
+    for one in messages:
+        table.add_row(
+            one["sender"],
+            one["type"],
+            str(one["sequence"]),
+            str(one["items"]),
+            str(one["bytes"]),
+            duration(round(one["age_seconds"] * 1e9)),
+        )
+    return table

@@ -15,7 +15,9 @@ from control.observe import MemberView, exit_words
 from transport.control import ControlClient, ControlTimeoutError
 from transport.counters import Cell, State
 
-COLOURS = {"running": "green", "starting": "yellow", "backoff": "yellow", "stopping": "yellow"}
+COLOURS = {"running": "green"} | dict.fromkeys(
+    ("starting", "backoff", "stopping", "frozen"), "yellow"
+)
 
 
 def ask_root(view: MemberView, cmd: str, timeout: float = 0.5) -> dict[str, Any] | None:
@@ -50,6 +52,7 @@ def tree(view: MemberView) -> dict[str, Any]:
                 "used": root_says.get("used"),
                 "allowed": spec.get("allowed"),
                 "period": spec.get("period"),
+                "next_backoff": root_says.get("next_backoff"),
                 "last_exit": root_says.get("last_exit", last_exit),
                 "reason": spec.get("reason", ""),
             }
@@ -81,6 +84,8 @@ def rendered(found: dict[str, Any]) -> Tree:
             f"incarnation {child['incarnation']}  {child['strategy']}  "
             f"restarts {used} of {child['allowed']} in {child['period']:g} s"
         )
+        if child["next_backoff"]:
+            line += f"  next back-off up to {child['next_backoff']:g} s"
         if child["last_exit"]:
             line += f"  last: {escape(child['last_exit'])}"
         shown.add(f"{line}\n[dim]{escape(child['reason'])}[/]")

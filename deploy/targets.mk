@@ -1,7 +1,7 @@
 PYTHON_IMAGE ?= python:3.11-slim
 IMAGE ?= trouped:latest
 
-.PHONY: image wheelhouse up down
+.PHONY: image image-test wheelhouse up down
 
 image:          ## the container image; uses ./wheelhouse when there is one
 	docker build --build-arg PYTHON_IMAGE=$(PYTHON_IMAGE) -t $(IMAGE) .
@@ -10,7 +10,10 @@ wheelhouse:     ## wheels of everything the image needs, for a build without a n
 	$(PYTHON) -m pip wheel --wheel-dir=wheelhouse . 'setuptools>=68' wheel
 	rm -f wheelhouse/trouped-*.whl
 
-up:             ## one member in a container
+image-test:     ## builds the image and breaks three members in containers; skips without an engine
+	PYTHON_IMAGE=$(PYTHON_IMAGE) $(PYTHON) -m pytest -m slow -rs tests/image
+
+up:             ## three members in containers
 	docker compose up --detach --build --wait
 
 down:

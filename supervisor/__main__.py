@@ -12,6 +12,7 @@ from supervisor.listen import bind_urls
 from supervisor.logs import LogSink, fatal
 from supervisor.member import serve
 from supervisor.not_built import check_built
+from supervisor.peer_keys import check_peer_keys
 from supervisor.run_directory import remove_run_directory, run_directory
 from supervisor.validation import check_bootstrap
 
@@ -61,7 +62,11 @@ def start(config: Config, sink: LogSink) -> int:
     initialized = is_initialized(config.wal_directory)
     if not initialized:
         check_bootstrap(config)
-    check_built(config)
+    elif config.discovery_endpoints:
+        msg = "discovery token is ignored since cluster already initialized; valid logs are found"
+        sink.log("warn", msg, wal_dir=str(config.wal_directory))
+    check_built(config, initialized=initialized)
+    check_peer_keys(config)
     lock_fd = lock_data_dir(config.data_dir)
     for msg, found in data_dir_warnings(config.data_dir):
         sink.log("warn", msg, **found)

@@ -159,6 +159,8 @@ class Config:
     gateways: int
     stuck_detection: bool
     enable_faults: bool
+    peer_curve_secret_file: str
+    peer_curve_allow_dir: str
     # Derived
     initial_cluster_text: str  # the flag as given, or as made from the name
     auto_compaction_seconds: float  # history to keep in mode periodic, 0: all

@@ -20,6 +20,21 @@ DEFAULT_PEER_URL: Final = "http://localhost:2380"
 DEFAULT_CLIENT_URL: Final = "http://localhost:2379"
 DEFAULT_CLUSTER: Final = f"{DEFAULT_NAME}={DEFAULT_PEER_URL}"
 QUOTA_BYTES: Final = 2 * 1024 * 1024 * 1024
+PEER_TLS_FLAGS: Final = frozenset(
+    {
+        "peer-cert-file",
+        "peer-key-file",
+        "peer-client-cert-file",
+        "peer-client-key-file",
+        "peer-client-cert-auth",
+        "peer-trusted-ca-file",
+        "peer-auto-tls",
+        "peer-crl-file",
+        "peer-cert-allowed-cn",
+        "peer-cert-allowed-hostname",
+        "peer-skip-client-san-verification",
+    }
+)
 
 
 def complete(config: Config) -> Config:
@@ -138,4 +153,31 @@ def _warnings(config: Config) -> Entries:
             "etcd might run into issue when multiple members have the same default name"
         )
         found.append((text, {"name": config.name}))
+    found += _peer_warnings(config)
     return tuple(found)
+
+
+def _peer_warnings(config: Config) -> list[tuple[str, dict[str, object]]]:
+    """Say in one line each what protects peers, if etcd's flags ask, and that faults are open."""
+    found: list[tuple[str, dict[str, object]]] = []
+    ignored = sorted(name for name in config.explicit if name in PEER_TLS_FLAGS)
+    secure = any(
+        url.is_secure for url in config.listen_peer_urls + config.initial_advertise_peer_urls
+    )
+    if ignored or secure:
+        protected = bool(config.peer_curve_secret_file)
+        text = "peers don't speak TLS here: CURVE keys authenticate and encrypt"
+        text += (
+            " this member's links"
+            if protected
+            else (
+                ", and without --peer-curve-secret-file and --peer-curve-allow-dir peer traffic is "
+                "plaintext from anybody"
+            )
+        )
+        fields: dict[str, object] = {"flags-without-effect": ignored, "peer-curve": protected}
+        found.append((text, fields))
+    if config.enable_faults:
+        text = "--enable-faults lets troupectl break this member; never use it in production"
+        found.append((text, {}))
+    return found

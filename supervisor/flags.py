@@ -1,4 +1,4 @@
-"""Every flag as data: etcd's 111, its 15 ignored legacy ones and trouped's own four.
+"""Every flag as data: etcd's 111, its 15 ignored legacy ones and trouped's own six.
 
 A flag has a kind (how its value is read), a default, the key it has in the configuration file
 (its own name unless said otherwise, "" for none) and the unit its value is in. The environment
@@ -492,6 +492,8 @@ SECTIONS: Final[dict[str, tuple[Flag, ...]]] = {
         Flag("gateways", _U, "0", "Gateway processes (0: one less than cores, at least 1)."),
         Flag("stuck-detection", _B, "true", "Restart actors that have stopped making progress."),
         Flag("enable-faults", _B, "false", "Let troupectl inject faults; for tests alone."),
+        Flag("peer-curve-secret-file", _S, "", "This member's CURVE key; protects peer traffic."),
+        Flag("peer-curve-allow-dir", _S, "", "Folder of all members' public keys, NAME.pub."),
     ),
     "Program": (
         Flag("config-file", _S, "", "Configuration file; other flags are then ignored.", ""),

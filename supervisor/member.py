@@ -9,11 +9,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from actors.base import FLUSH_TAG, TICK_TAG
+from actors.observing import FLUSH_TAG, LOCAL_TAG, TICK_TAG
 from actors.wire import WIRE
 from control.observe import BOARD_FILE, INFO_FILE
 from kv.version import VERSION
+from storage.files import FAULT_VARIABLE
 from supervisor.config import Config
+from supervisor.faults import DISK_FILE
 from supervisor.go_syntax import SECOND, format_duration
 from supervisor.listen import BoundSocket
 from supervisor.logs import LogSink
@@ -66,6 +68,8 @@ def serve(
         log_write_fd=log_write_fd,
         stuck_detection=config.stuck_detection,
     )
+    if config.enable_faults:
+        os.environ.setdefault(FAULT_VARIABLE, str(run_dir / DISK_FILE))
     root = RootActor(specs, around, board, sink)
     root.serve()
     if root.failure is not None:
@@ -98,7 +102,7 @@ def write_info(
         "http_urls": urls.get("http", urls["client"]),
         "metrics_urls": urls.get("metrics", []),
         "tags": {tag: cls.__name__ for tag, cls in WIRE.items()}
-        | {FLUSH_TAG: "Flush", TICK_TAG: "Tick"},
+        | {FLUSH_TAG: "Flush", TICK_TAG: "Tick", LOCAL_TAG: "local message"},
         "children": [
             {
                 "name": spec.name,

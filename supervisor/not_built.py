@@ -8,13 +8,16 @@ from supervisor.config import Config
 from supervisor.errors import StartError
 
 
-def check_built(config: Config) -> None:
-    """Raise StartError if the configuration asks for something that is not built yet."""
-    for missing in _missing(config):
+def check_built(config: Config, *, initialized: bool) -> None:
+    """Raise StartError if the configuration asks for something that is not built yet.
+
+    A member with a log knows its cluster: what only says how to find one is passed over then.
+    """
+    for missing in _missing(config, initialized):
         raise StartError(f"{missing} not built yet")
 
 
-def _missing(config: Config) -> Iterator[str]:
+def _missing(config: Config, initialized: bool) -> Iterator[str]:
     urls = (
         *config.listen_client_urls,
         *config.listen_client_http_urls,
@@ -22,11 +25,11 @@ def _missing(config: Config) -> Iterator[str]:
     )
     if any(url.is_secure for url in urls):
         yield "TLS on client URLs (https://, unixs://) is"
-    if len(config.initial_cluster) > 1:
-        yield "clusters of several members (--initial-cluster) are"
+    if config.force_new_cluster:
+        yield "--force-new-cluster is"
+    if initialized:
+        return
     if not config.is_new_cluster:
         yield "joining a cluster (--initial-cluster-state existing) is"
     if config.discovery_endpoints or config.discovery_srv:
         yield "discovery (--discovery-endpoints, --discovery-srv) is"
-    if config.force_new_cluster:
-        yield "--force-new-cluster is"

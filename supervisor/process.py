@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import setproctitle
 
+from supervisor.traces import TraceFile
 from transport.context import ActorContext
 from transport.log import Logger
 
@@ -88,6 +89,7 @@ def run_child(order: Mapping[str, Any]) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     gc.unfreeze()
     gc.freeze()
+    trace = TraceFile(context.run_dir, context.name, context.incarnation)
     code = 0
     try:
         importlib.import_module(context.module).main(context)
@@ -95,6 +97,7 @@ def run_child(order: Mapping[str, Any]) -> None:
         code = leaving.code if isinstance(leaving.code, int) else CRASH_EXIT_CODE
     except BaseException as error:  # noqa: BLE001 - the last frame: told to root, then the end
         code = CRASH_EXIT_CODE
+        trace.write(error)
         Logger(context.log_fd, context.name).error(
             "actor crashed",
             error=f"{type(error).__name__}: {error}",

@@ -25,6 +25,8 @@ from typing import Any, Final
 
 import pykka
 
+from supervisor.crash_report import CrashReporter, Ended, in_words
+from supervisor.faults import RootFaults
 from supervisor.logs import LogSink
 from supervisor.nursery import Nursery
 from supervisor.root_inbox import (
@@ -35,14 +37,17 @@ from supervisor.root_inbox import (
     StopRequested,
 )
 from supervisor.spec import ChildSpec
-from supervisor.strategy import Escalate, History, child_ended
+from supervisor.strategy import Escalate, History, Restart, child_ended, next_pause
 from supervisor.stuck import StuckDetector
+from supervisor.traces import TRACE_SIGNAL
 from transport.control import ControlClient, ControlServer
 from transport.counters import Board, Cell, State
 from transport.mailbox import Tick
 
 STOP_SECONDS: Final = 1.3
 EVENTS_MAX: Final = 100
+TRACE_SECONDS: Final = 0.05
+"""Between asking a stuck child for its stack and killing it."""
 ZYGOTE: Final = ChildSpec(
     name="zygote", module="supervisor.zygote", exit_code=88, reason="forks every child"
 )
@@ -60,6 +65,8 @@ class Child:
     last_reason: str = ""
     control: ControlClient | None = None
     killed: bool = False
+    kill_at: float | None = None
+    stuck_seconds: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -107,6 +114,10 @@ class RootActor(pykka.ThreadingActor):
             output=around.log_write_fd,
         )
         self._stuck = StuckDetector(board)
+        self._crashes = CrashReporter(around.run_dir, around.data_dir)
+        self._faults = RootFaults(
+            around.run_dir, self._pid_of, enabled=bool(around.config.get("enable_faults"))
+        )
         self.exit_code = 0
         self.failure: BaseException | None = None
         super().__init__()
@@ -127,6 +138,7 @@ class RootActor(pykka.ThreadingActor):
                 "tree": lambda _: self.tree(),
                 "events": lambda _: {"events": list(self._events)},
                 "stats": lambda _: self.stats(),
+                "fault": self._faults.order,
             },
         )
         control.start()
@@ -159,6 +171,8 @@ class RootActor(pykka.ThreadingActor):
         child.incarnation += 1
         child.start_at = None
         child.killed = False
+        child.kill_at = None
+        child.stuck_seconds = 0.0
         self._stuck.started(spec.name, time.monotonic())
         for cell, value in (
             (Cell.INCARNATION, child.incarnation),
@@ -228,7 +242,7 @@ class RootActor(pykka.ThreadingActor):
 
     def _ended(self, child: Child, status: int) -> None:
         self._pids.pop(child.pid, None)
-        name = child.spec.name
+        name, pid = child.spec.name, child.pid
         child.last_reason = _reason(status)
         child.pid = 0
         self._board.set(name, Cell.PID, 0)
@@ -242,8 +256,11 @@ class RootActor(pykka.ThreadingActor):
         decision = child_ended(child.history, now, self._chance.random)
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) in child.spec.final_exit_codes:
             decision = Escalate(os.WEXITSTATUS(status))
+        board = self._board.copy()  # it still says what the child was doing
+        ended = self._ended_child(child, pid, decision, now)
         if isinstance(decision, Escalate):
             self._board.set(name, Cell.STATE, State.FAILED)
+            self._report(ended, board)
             self._escalate(name, decision.exit_code)
             return
         restarts = self._board.get(name, Cell.RESTARTS) + 1
@@ -260,8 +277,28 @@ class RootActor(pykka.ThreadingActor):
             self._board.set(name, Cell.STATE, State.BACKOFF)
             child.start_at = now + decision.delay
             self.actor_inbox.wake_at(child.start_at)
+            self._report(ended, board)
         else:
             self._start(child)
+            self._report(ended, board)
+
+    def _ended_child(
+        self, child: Child, pid: int, decision: Restart | Escalate, now: float
+    ) -> Ended:
+        return Ended(
+            spec=child.spec,
+            incarnation=child.incarnation,
+            pid=pid,
+            reason=child.last_reason,
+            restarts_used=_used(child, now),
+            decision=decision,
+            stuck_seconds=child.stuck_seconds,
+        )
+
+    def _report(self, ended: Ended, board: Board) -> None:
+        """Have it written down, now that the next incarnation is under way."""
+        report = self._crashes.report(ended, board)
+        self._events[-1] |= {"decision": in_words(ended.decision), "report": report}
 
     def _escalate(self, name: str, exit_code: int) -> None:
         self._sink.log(
@@ -269,6 +306,9 @@ class RootActor(pykka.ThreadingActor):
             "actor ended too often, stopping the member",
             actor=name,
             exit_code=exit_code,
+        )
+        self._events.append(
+            {"ts": time.time(), "event": "escalated", "actor": name, "exit_code": exit_code}
         )
         self.exit_code = exit_code
         self._begin_stop()
@@ -291,6 +331,8 @@ class RootActor(pykka.ThreadingActor):
                     self._start(child)
                 else:
                     self.actor_inbox.wake_at(child.start_at)
+            elif child.kill_at is not None:
+                self._kill_if_due(child, now)
             elif child.pid and self._around.stuck_detection and not child.killed:
                 self._look_for_stuck(child, now)
 
@@ -312,7 +354,20 @@ class RootActor(pykka.ThreadingActor):
             found = {"tag": stuck.tag, "seconds": round(stuck.seconds, 3)}
             self._sink.log("error", "actor is stuck, killing it", actor=child.spec.name, **found)
             self._note("stuck", child, **found)
-            self._kill(child)
+            with suppress(ProcessLookupError):
+                os.kill(child.pid, TRACE_SIGNAL)
+            child.stuck_seconds = stuck.seconds
+            child.kill_at = now + TRACE_SECONDS
+            self.actor_inbox.wake_at(child.kill_at)
+
+    def _kill_if_due(self, child: Child, now: float) -> None:
+        assert child.kill_at is not None
+        if now >= child.kill_at:
+            child.kill_at = None
+            if child.pid:
+                self._kill(child)
+        else:
+            self.actor_inbox.wake_at(child.kill_at)
 
     # --- stopping ---------------------------------------------------------------------------------
 
@@ -332,7 +387,7 @@ class RootActor(pykka.ThreadingActor):
             self._stop_next()
 
     def _stop_next(self) -> None:
-        """Ask the gateways first, then the rest; kill whoever is past his time."""
+        """Ask the next step's children to stop; kill whoever is past his time."""
         assert self._stopping_since is not None
         elapsed = time.monotonic() - self._stopping_since
         living = [child for child in self._children.values() if child.pid]
@@ -340,7 +395,8 @@ class RootActor(pykka.ThreadingActor):
             self._finish()
             return
         draining = [child for child in living if child.spec.drains_first]
-        for child in draining or reversed(living):
+        middle = [child for child in reversed(living) if not child.spec.stops_last]
+        for child in draining or middle or living:
             allowed = child.spec.shutdown + (0 if child.spec.drains_first else 0.9)
             if elapsed > min(allowed, STOP_SECONDS):
                 self._kill(child)
@@ -362,6 +418,7 @@ class RootActor(pykka.ThreadingActor):
     def _finish(self) -> None:
         self._board.set("root", Cell.STATE, State.STOPPED)
         self._drain_log()
+        self._crashes.settle()
         self._sink.log("info", "stopped", exit_code=self.exit_code)
         self._sink.flush()
         self.actor_stopped.set()
@@ -405,8 +462,9 @@ class RootActor(pykka.ThreadingActor):
                     "state": State(self._board.get(child.spec.name, Cell.STATE)).name.lower(),
                     "restarts": self._board.get(child.spec.name, Cell.RESTARTS),
                     "restart": child.spec.restart,
-                    "used": sum(1 for t in child.history.ended if now - t <= child.spec.period),
+                    "used": _used(child, now),
                     "allowed": child.spec.restarts,
+                    "next_backoff": round(next_pause(child.history, now), 3),
                     "period": child.spec.period,
                     "last_exit": child.last_reason,
                     "reason": child.spec.reason,
@@ -414,6 +472,9 @@ class RootActor(pykka.ThreadingActor):
                 for child in self._children.values()
             ],
         }
+
+    def _pid_of(self, name: str) -> int:
+        return self._nursery.pid if name == "zygote" else self._children[name].pid
 
     def stats(self) -> dict[str, Any]:
         """Return root's own figures; called on the control thread, reads only."""
@@ -427,6 +488,10 @@ class RootActor(pykka.ThreadingActor):
     def _handle_failure(self, *failure: Any) -> None:
         self.failure = failure[1]
         super()._handle_failure(*failure)
+
+
+def _used(child: Child, now: float) -> int:
+    return sum(1 for when in child.history.ended if now - when <= child.spec.period)
 
 
 def _reason(status: int) -> str:

@@ -15,7 +15,8 @@ class ChildSpec:
     code. At most `restarts` restarts within `period`; past that the member ends with `exit_code`.
     The first restart is immediate, further ones within the period wait, doubling, between
     `backoff_min` and `backoff_max`. A child that shows no progress for `stuck_after` is killed;
-    `allowances` (wire tag -> seconds) give single types of messages more.
+    `allowances` (wire tag -> seconds) give single types of messages more. A stop asks children
+    that drain first before all others, and those that stop last after all others have ended.
     """
 
     name: str
@@ -37,3 +38,4 @@ class ChildSpec:
     keeps_lock: bool = False
     listens: tuple[str, ...] = ()
     drains_first: bool = False
+    stops_last: bool = False

@@ -48,5 +48,14 @@ def child_ended(history: History, now: float, chance: Callable[[], float]) -> Re
         return Escalate(spec.exit_code)
     if earlier == 0:
         return Restart(0.0)
-    pause = min(spec.backoff_max, spec.backoff_min * 2 ** (earlier - 1))
-    return Restart(pause * (0.5 + chance() / 2))
+    return Restart(_pause(spec, earlier) * (0.5 + chance() / 2))
+
+
+def next_pause(history: History, now: float) -> float:
+    """Return the most seconds that a restart would wait if the child ended now."""
+    earlier = sum(1 for when in history.ended if now - when <= history.spec.period)
+    return _pause(history.spec, earlier) if earlier else 0.0
+
+
+def _pause(spec: ChildSpec, earlier: int) -> float:
+    return min(spec.backoff_max, spec.backoff_min * 2.0 ** (earlier - 1))

@@ -1,7 +1,8 @@
 """The supervision tree as data: who runs, how he is restarted, and why he stands here.
 
-Start order is the order of the list, stop order its reverse; the gateways, which drain their
-clients, are asked to stop before all others. All children are started at once: whoever comes up
+Start order is the order of the list, stop order its reverse, in three steps: the gateways, which
+drain their clients; the rest, of whom the raft node hands leadership over; then the transport,
+which it needs for that. All children are started at once: whoever comes up
 first repeats its Hello until the others answer.
 
 What may take long without being stuck is a table here too (seconds by wire tag; FLUSH_TAG is the
@@ -38,6 +39,7 @@ STAGE: Final = (
         exit_code=86,
         reason="first up, last down: raft must be able to speak while the others come and go",
         listens=("peer",),
+        stops_last=True,
         oom_score_adj=100,
     ),
     ChildSpec(

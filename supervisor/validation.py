@@ -46,6 +46,7 @@ def validate(config: Config) -> None:
     _check_features(config)
     _check_tls(config)
     _check_listeners(config)
+    _check_peer_keys(config)
     if config.gateways > GATEWAYS_MAX:
         raise ConfigError(f"--gateways must be <={GATEWAYS_MAX} (set to {config.gateways})")
 
@@ -204,6 +205,13 @@ def _check_tls(config: Config) -> None:
         openssl_ciphers(config.cipher_suites)
     except ValueError as error:
         raise ConfigError.at_start(str(error)) from None
+
+
+def _check_peer_keys(config: Config) -> None:
+    if bool(config.peer_curve_secret_file) != bool(config.peer_curve_allow_dir):
+        raise ConfigError(
+            "both --peer-curve-secret-file and --peer-curve-allow-dir must be set, or none"
+        )
 
 
 def _check_listeners(config: Config) -> None:

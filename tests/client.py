@@ -23,9 +23,17 @@ METHODS: Final[dict[type[Message], tuple[str, type[Message]]]] = {
     pb.DeleteRangeRequest: ("/etcdserverpb.KV/DeleteRange", pb.DeleteRangeResponse),
     pb.TxnRequest: ("/etcdserverpb.KV/Txn", pb.TxnResponse),
     pb.CompactionRequest: ("/etcdserverpb.KV/Compact", pb.CompactionResponse),
+    pb.LeaseGrantRequest: ("/etcdserverpb.Lease/LeaseGrant", pb.LeaseGrantResponse),
+    pb.LeaseRevokeRequest: ("/etcdserverpb.Lease/LeaseRevoke", pb.LeaseRevokeResponse),
+    pb.LeaseTimeToLiveRequest: (
+        "/etcdserverpb.Lease/LeaseTimeToLive",
+        pb.LeaseTimeToLiveResponse,
+    ),
+    pb.LeaseLeasesRequest: ("/etcdserverpb.Lease/LeaseLeases", pb.LeaseLeasesResponse),
     pb.StatusRequest: ("/etcdserverpb.Maintenance/Status", pb.StatusResponse),
     pb.HashKVRequest: ("/etcdserverpb.Maintenance/HashKV", pb.HashKVResponse),
     pb.MemberListRequest: ("/etcdserverpb.Cluster/MemberList", pb.MemberListResponse),
+    pb.MoveLeaderRequest: ("/etcdserverpb.Maintenance/MoveLeader", pb.MoveLeaderResponse),
 }
 RANGE_STREAM: Final = "/etcdserverpb.KV/RangeStream"
 # A channel of its own for every client, quick to come back to a server that restarts.
@@ -110,6 +118,13 @@ class Client:
         """
         call = self._stubs[type(request)].future(request, timeout=timeout, wait_for_ready=wait)
         return lambda: _answer_of(call)
+
+    def then(
+        self, request: Message, done: Callable[[Answer], None], timeout: float = TIMEOUT_SECONDS
+    ) -> None:
+        """Send a request; `done` gets its answer on a thread of the connection."""
+        call = self._stubs[type(request)].future(request, timeout=timeout)
+        call.add_done_callback(lambda finished: done(_answer_of(finished)))
 
     def answer(
         self, request: Message, timeout: float = TIMEOUT_SECONDS, *, wait: bool = False

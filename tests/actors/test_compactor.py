@@ -9,7 +9,9 @@ import pytest
 
 from actors.compactor import Compactor
 from actors.messages import CompactionScheduled, Prune, Pruned
+from actors.metrics import ApplierMetric, GatewayMetric
 from tests.actors.boards import context, make_board
+from transport.counters import Cell
 from transport.links import Welcome
 from transport.mailbox import Tick
 
@@ -84,3 +86,22 @@ def test_a_slice_lost_on_the_way_to_a_living_applier_is_asked_for_again(desk: De
     desk.tick()
 
     assert desk.sent == [Prune(1000), Prune(1000)]
+
+
+def test_what_a_gateway_has_yet_to_read_for_its_watchers_is_not_pruned(
+    desk: Desk,
+) -> None:
+    words = desk.actor.board.words
+    applier = desk.actor.board.block("applier") + Cell.METRICS
+    gateway = desk.actor.board.block("gateway-1") + Cell.METRICS
+    words[applier + ApplierMetric.COMPACT_REVISION] = 9
+    desk.actor.scheduled(CompactionScheduled(revision=9, pruned_to=0))
+
+    words[gateway + GatewayMetric.UNREAD_REVISION] = 8
+    desk.tick()
+    before = list(desk.sent)
+    words[gateway + GatewayMetric.UNREAD_REVISION] = 9
+    desk.actor.tick(Tick(2 * FAR))
+
+    assert before == []
+    assert desk.sent == [Prune(1000)]

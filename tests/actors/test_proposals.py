@@ -15,7 +15,7 @@ from actors.proposals import (
     SessionClosedError,
 )
 from kv.batch import Batch, Op, decode_batch
-from kv.errors import COMPACTED, SESSION_CLOSED, TIMEOUT, Status
+from kv.errors import COMPACTED, SESSION_CLOSED, TIMEOUT, TIMEOUT_DUE_TO_LEADER_FAIL, Status
 
 SESSION = 77
 
@@ -158,6 +158,27 @@ def test_a_call_past_its_timeout_is_told_but_the_batch_stays(proposals: Proposal
 
     assert asker.outcomes == [TIMEOUT]
     assert list(proposals.unanswered()) == [(1, 1)]
+
+
+def test_what_a_late_call_is_told_depends_on_when_it_came(wire: Wire) -> None:
+    told: list[float] = []
+
+    def timed_out(start: float) -> Status:
+        told.append(start)
+        return TIMEOUT_DUE_TO_LEADER_FAIL
+
+    proposals = Proposals(SESSION, wire, lambda *_: None, timeout=7.0, timed_out=timed_out)
+    proposals.open = True
+    (proposed,) = put_all(proposals, 1)
+    proposals.flush(3.0)
+    proposals.open = False
+    (queued,) = put_all(proposals, 1)
+    proposals.late(4.0)
+
+    proposals.late(11.0)
+
+    assert proposed.outcomes == queued.outcomes == [TIMEOUT_DUE_TO_LEADER_FAIL]
+    assert sorted(told) == [3.0, 4.0]
 
 
 def test_the_mark_is_the_lowest_number_not_answered(proposals: Proposals, wire: Wire) -> None:

@@ -25,7 +25,8 @@ class Database:
 
     def __init__(self) -> None:
         self.name = ""
-        self.version: str | None = None
+        self.version: str | None = CLUSTER_VERSION
+        self.alone = False
 
     @contextmanager
     def view(self) -> Iterator[Database]:
@@ -33,7 +34,8 @@ class Database:
 
     def members(self) -> list[Member]:
         urls = URLS if self.name else ()
-        return [Member(3, "other", (), ()), Member(MEMBER_ID, self.name, (), urls)]
+        others = [] if self.alone else [Member(3, "other", (), ())]
+        return [*others, Member(MEMBER_ID, self.name, (), urls)]
 
     def cluster_version(self) -> str | None:
         return self.version
@@ -69,11 +71,8 @@ class Stage:
     def apply(self) -> None:
         """Carry out what was proposed last."""
         batch = self.sent[-1]
-        for op, request in zip(batch.ops, batch.requests, strict=True):
-            if op == Op.MEMBER_ATTRIBUTES:
-                self.database.name = msgpack.unpackb(request)[1]
-            else:
-                self.database.version = request.decode()
+        for request in batch.requests:
+            self.database.name = msgpack.unpackb(request)[1]
         self.proposals.applied(batch.first_id, [5] * len(batch.requests))
 
 
@@ -90,10 +89,33 @@ def test_what_is_missing_is_proposed_and_readiness_follows_once_it_is_applied(st
     stage.apply()
 
     assert not early
-    assert list(stage.sent[0].ops) == [Op.MEMBER_ATTRIBUTES, Op.CLUSTER_VERSION]
-    assert stage.sent[0].requests[1] == CLUSTER_VERSION.encode()
+    assert list(stage.sent[0].ops) == [Op.MEMBER_ATTRIBUTES]
     assert stage.publisher.done
     assert stage.readied == 1
+
+
+def test_a_member_alone_waits_for_the_version_that_it_decides_itself(stage: Stage) -> None:
+    stage.database.alone, stage.database.version = True, None
+    stage.publisher.start(publish=True)
+    stage.proposals.flush(0.0)
+    stage.apply()
+    early = stage.publisher.done
+
+    stage.database.version = CLUSTER_VERSION
+    stage.publisher.start(publish=True)
+
+    assert not early
+    assert stage.readied == 1
+
+
+def test_a_silent_member_does_not_hold_up_the_readiness_of_others(stage: Stage) -> None:
+    stage.database.version = None
+    stage.publisher.start(publish=True)
+    stage.proposals.flush(0.0)
+
+    stage.apply()
+
+    assert stage.publisher.done
 
 
 def test_a_restarted_member_has_nothing_to_publish(stage: Stage) -> None:
@@ -122,7 +144,7 @@ def test_nothing_is_proposed_twice_while_the_first_is_under_way(stage: Stage) ->
     stage.publisher.start(publish=True)
     stage.publisher.start(publish=True)
 
-    assert len(stage.proposals) == 2
+    assert len(stage.proposals) == 1
 
 
 def test_without_a_leader_proposals_do_not_pile_up(stage: Stage) -> None:
@@ -135,17 +157,17 @@ def test_without_a_leader_proposals_do_not_pile_up(stage: Stage) -> None:
     piled_up = len(stage.proposals)
     stage.publisher.start(publish=True)
 
-    assert piled_up == 2  # the batch that may still be applied, and nothing else
-    assert len(stage.proposals) == 4  # the next look tries again
+    assert piled_up == 1  # the batch that may still be applied, and nothing else
+    assert len(stage.proposals) == 2  # the next look tries again
 
 
 def test_a_refused_proposal_is_made_again_at_the_next_look_and_not_at_once(stage: Stage) -> None:
     stage.publisher.start(publish=True)
     stage.proposals.flush(0.0)
 
-    stage.proposals.applied(1, [-TIMEOUT.number, -TIMEOUT.number])
+    stage.proposals.applied(1, [-TIMEOUT.number])
     at_once = len(stage.proposals)
     stage.publisher.start(publish=True)
 
     assert at_once == 0
-    assert len(stage.proposals) == 2
+    assert len(stage.proposals) == 1

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from actors.reads import Reads
-from kv.errors import COMPACTED, TIMEOUT, EtcdError, Status
+from kv.errors import COMPACTED, LEADER_CHANGED, TIMEOUT, EtcdError, Status
 
 TIMEOUT_SECONDS = 7.0
 
@@ -148,6 +148,22 @@ def test_a_read_past_its_timeout_is_told_and_forgotten(desk: Desk) -> None:
 
     assert (unconfirmed.outcomes, parked_since.outcomes) == ([TIMEOUT], [TIMEOUT])
     assert len(desk.reads) == 0
+
+
+def test_what_a_late_read_is_told_depends_on_when_it_was_asked(desk: Desk) -> None:
+    told: list[float] = []
+
+    def timed_out(start: float) -> Status:
+        told.append(start)
+        return LEADER_CHANGED
+
+    desk.reads.timed_out = timed_out
+    asker = desk.ask()
+    desk.reads.flush(3.0)
+
+    desk.reads.late(3.0 + TIMEOUT_SECONDS)
+
+    assert (asker.outcomes, told) == ([LEADER_CHANGED], [3.0])
 
 
 def test_a_lost_word_of_the_applier_holds_up_no_read(desk: Desk) -> None:

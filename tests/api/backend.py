@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from api.header import HeaderWriter
@@ -43,12 +44,14 @@ class Backend:
         self.header = HeaderWriter(CLUSTER_ID, MEMBER_ID)
         self.header.term = TERM
         self.view = view
-        self.member_status = status
+        self.member_status = status or SimpleNamespace(is_learner=False)
         self.proposed: list[tuple[int, bytes, Any]] = []
         self.reads: list[tuple[Any, Any, bool]] = []
         self.scans: list[tuple[Any, bool, bool]] = []
         self.hashes: list[tuple[int, Any]] = []
         self.pruning: list[tuple[int, Any, Callable[[], None]]] = []
+        self.moves: list[tuple[Any, int]] = []
+        self.asked: list[tuple[int, int, Any, Any]] = []
 
     def propose(self, op: int, request: bytes, answer: Any) -> None:
         self.proposed.append((op, request, answer))
@@ -69,6 +72,12 @@ class Backend:
 
     def when_pruned(self, revision: int, call: Any, done: Callable[[], None]) -> None:
         self.pruning.append((revision, call, done))
+
+    def ask_lessor(self, kind: int, lease: int, answer: Any, token: Any = None) -> None:
+        self.asked.append((kind, lease, answer, token))
+
+    def move_leader(self, call: Any, target: int) -> None:
+        self.moves.append((call, target))
 
     def status(self) -> Any:
         return self.member_status

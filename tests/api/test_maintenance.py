@@ -21,13 +21,15 @@ from etcdpb.rpc_pb2 import (
     HashKVResponse,
     MemberListRequest,
     MemberListResponse,
+    MoveLeaderRequest,
     PutResponse,
     ResponseHeader,
     StatusRequest,
     StatusResponse,
 )
+from kv.batch import Op
 from kv.cluster import Member
-from kv.errors import NO_LEADER, Code
+from kv.errors import BAD_LEADER_TRANSFEREE, NO_LEADER, NOT_LEADER, Code
 from kv.version import CLUSTER_VERSION, VERSION
 from tests.api.backend import CLUSTER_ID, MEMBER_ID, TERM, Backend, Caller
 
@@ -45,6 +47,7 @@ class Status:
     db_in_use_bytes: int = 2048
     quota_bytes: int = 1 << 31
     is_learner: bool = False
+    is_leader: bool = True
 
 
 class View:
@@ -53,8 +56,14 @@ class View:
     revision = 9
     applied_index = 19
 
+    def __init__(self) -> None:
+        self.raised = [(1, int(AlarmType.NOSPACE)), (2, int(AlarmType.CORRUPT))]
+
     def alarms(self) -> list[tuple[int, int]]:
-        return [(1, AlarmType.NOSPACE), (2, AlarmType.CORRUPT)]
+        return self.raised
+
+    def cluster_version(self) -> str | None:
+        return CLUSTER_VERSION
 
     def members(self) -> list[Member]:
         return [
@@ -98,15 +107,55 @@ def test_status_asks_nobody_else(desk: Desk) -> None:
     assert (status.leader, status.raftTerm) == (MEMBER_ID, TERM)
     assert (status.raftIndex, status.raftAppliedIndex) == (20, 19)
     assert (status.dbSize, status.dbSizeInUse, status.dbSizeQuota) == (4096, 2048, 1 << 31)
-    assert (status.header.revision, list(status.errors)) == (9, [])
+    assert status.header.revision == 9
+    assert status.HasField("downgradeInfo")
+    assert list(status.errors) == ["memberID:1 alarm:NOSPACE ", "memberID:2 alarm:CORRUPT "]
 
 
 def test_status_without_a_leader_says_so(desk: Desk) -> None:
     desk.member.leader = 0
+    desk.backend.view.raised = []
 
     caller = desk.ask("/etcdserverpb.Maintenance/Status", b"")
 
     assert list(StatusResponse.FromString(caller.outcomes[0]).errors) == [NO_LEADER.text]
+
+
+@pytest.mark.parametrize("action", [AlarmRequest.ACTIVATE, AlarmRequest.DEACTIVATE])
+def test_alarms_are_raised_and_cleared_through_the_log(desk: Desk, action: Any) -> None:
+    request = AlarmRequest(action=action, memberID=1, alarm=AlarmType.NOSPACE).SerializeToString()
+
+    caller = desk.ask("/etcdserverpb.Maintenance/Alarm", request)
+
+    assert desk.backend.proposed == [(Op.ALARM, request, caller)]
+
+
+def test_the_leader_hands_over_to_a_voter(desk: Desk) -> None:
+    request = MoveLeaderRequest(targetID=1).SerializeToString()
+
+    caller = desk.ask("/etcdserverpb.Maintenance/MoveLeader", request)
+
+    assert desk.backend.moves == [(caller, 1)]
+
+
+@pytest.mark.parametrize("target", [2, 99])
+def test_a_learner_or_a_stranger_cannot_be_made_the_leader(desk: Desk, target: int) -> None:
+    request = MoveLeaderRequest(targetID=target).SerializeToString()
+
+    caller = desk.ask("/etcdserverpb.Maintenance/MoveLeader", request)
+
+    assert caller.outcomes == [(Code.FAILED_PRECONDITION, BAD_LEADER_TRANSFEREE.text)]
+    assert desk.backend.moves == []
+
+
+def test_who_does_not_lead_hands_nothing_over(desk: Desk) -> None:
+    desk.member.is_leader = False
+
+    caller = desk.ask(
+        "/etcdserverpb.Maintenance/MoveLeader", MoveLeaderRequest().SerializeToString()
+    )
+
+    assert caller.outcomes == [(Code.FAILED_PRECONDITION, NOT_LEADER.text)]
 
 
 @pytest.mark.parametrize(

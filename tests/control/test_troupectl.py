@@ -56,6 +56,7 @@ def test_tree_tells_state_pid_incarnation_and_restarts(
         "used": 0,
         "allowed": 20,
         "period": 30.0,
+        "next_backoff": 0.0,
         "last_exit": "",
         "reason": "a toy",
     }
@@ -105,6 +106,18 @@ def test_top_prints_one_table_when_asked_for_one(
     printed = capsys.readouterr().out
     assert "gateway-0" in printed
     assert str(member.pid("applier")) in printed
+
+
+def test_top_leaves_columns_out_of_a_narrow_window(view: MemberView) -> None:
+    rows = top.rates(view, top.samples(view), 1.0)
+
+    wide, narrow = top.rendered(rows, "m"), top.rendered(rows, "m", 80)
+
+    assert len(wide.columns) == len(top.COLUMNS)
+    assert [column.header for column in narrow.columns] == [
+        *("actor", "state", "pid", "restarts", "mailbox", "in/s"),
+        *("wait p99", "work p99", "cpu %", "doing"),
+    ]
 
 
 def test_top_tells_in_which_message_an_actor_is(member: ToyMember, view: MemberView) -> None:

@@ -256,11 +256,12 @@ def test_a_root_that_was_frozen_kills_nobody_when_it_goes_on() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_the_gateways_first_then_the_rest_with_exit_code_0(
+def test_a_signal_stops_gateways_first_and_the_transport_last_with_exit_code_0(
     number: signal.Signals,
 ) -> None:
     drains = {"name": "gateway-0", "drains_first": True}
-    with ToyMember("applier", "raft-node", drains) as member:
+    last = {"name": "transport", "stops_last": True}
+    with ToyMember(last, "applier", "raft-node", drains) as member:
         member.until_up()
         pids = [member.pid(name) for name in member.names]
 
@@ -270,7 +271,8 @@ def test_a_signal_stops_the_gateways_first_then_the_rest_with_exit_code_0(
         assert member.process.returncode == 0
         assert seconds < 1.5
         assert stopped[0] == "gateway-0"
-        assert sorted(stopped[1:]) == ["applier", "raft-node"]
+        assert sorted(stopped[1:-1]) == ["applier", "raft-node"]
+        assert stopped[-1] == "transport"
         assert not any(map(is_running, pids))
 
 

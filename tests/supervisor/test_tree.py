@@ -35,6 +35,10 @@ def test_gateways_start_last_and_drain_first() -> None:
     assert [spec.name for spec in specs if "peer" in spec.listens] == ["transport"]
 
 
+def test_the_transport_outlives_the_raft_node_that_hands_leadership_over() -> None:
+    assert [spec.name for spec in children(2) if spec.stops_last] == ["transport"]
+
+
 def test_only_the_writers_keep_the_lock_of_the_data_directory() -> None:
     assert [spec.name for spec in children(1) if spec.keeps_lock] == ["applier", "raft-node"]
 

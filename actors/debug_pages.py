@@ -1,0 +1,184 @@
+"""`/debug/actors`: what troupectl shows, as a page and as JSON, on the client and metrics URLs.
+
+Read-only, and without values: everything comes from the board, the recorders and the actors' own
+summaries. It answers while any other actor is stuck or dead. What may take milliseconds (memory
+maps, questions to other processes) runs on threads of its own: the event loop never waits for it.
+
+    /debug/actors                         the page
+    /debug/actors/tree.json top.json edges.json events.json explain.json crashes.json
+    /debug/actors/recorder/ACTOR.json state/ACTOR.json peek/ACTOR.json tap/ACTOR.json
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+from api.http1 import NOT_FOUND, HttpRoutes, Request, Response
+from control import crash, edges, explain, peek, recorder, state, tap, top, tree
+from control.observe import EdgeSample, MemberView, ObserveError, Sample
+from transport.control import ControlTimeoutError
+
+ROOT: Final = "/debug/actors"
+JSON: Final = "application/json"
+THREADS_MAX: Final = 2
+WAITING_MAX: Final = 32
+RATE_SECONDS: Final = 0.5
+TAP_SECONDS: Final = 1.0
+TAP_MESSAGES: Final = 100
+SLOWEST: Final = 10
+_HEADERS: Final = (
+    ("Cache-Control", "no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+)
+_POLICY: Final = (
+    "Content-Security-Policy",
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+)
+T = TypeVar("T")
+
+
+class Rates(Generic[T]):
+    """Remembers samples, so that a rate is one of about the last second, whoever asks."""
+
+    def __init__(self, take: Callable[[], T]) -> None:
+        self._take = take
+        self._past: deque[tuple[float, T]] = deque(maxlen=8)
+
+    def pair(self) -> tuple[T, T, float]:
+        """Return a sample from RATE_SECONDS ago or a little more, one of now, and the seconds."""
+        now = time.monotonic()
+        if not self._past or now - self._past[0][0] < RATE_SECONDS / 4:
+            self._past.append((now, self._take()))
+            time.sleep(RATE_SECONDS / 2)
+            now = time.monotonic()
+        current = self._take()
+        old = [one for one in self._past if now - one[0] >= RATE_SECONDS]
+        when, before = old[-1] if old else self._past[0]
+        if now - self._past[-1][0] >= RATE_SECONDS / 2:
+            self._past.append((now, current))
+        return before, current, now - when
+
+
+class ActorPages:
+    """The pages of one member, served by one gateway."""
+
+    def __init__(self, run_dir: Path, loop: asyncio.AbstractEventLoop) -> None:
+        self._run_dir = run_dir
+        self._loop = loop
+        self._threads: ThreadPoolExecutor | None = None
+        self._waiting = 0
+        self._opened: MemberView | None = None
+        self._top: Rates[dict[str, Sample]] = Rates(self._samples)
+        self._edges: Rates[list[EdgeSample]] = Rates(lambda: list(self._view().edges()))
+        self._whole: dict[str, Callable[[], Any]] = {
+            "tree": lambda: tree.tree(self._view()),
+            "top": self._top_rows,
+            "edges": self._edge_rows,
+            "events": self._events,
+            "explain": lambda: explain.explain(self._view(), limit=SLOWEST),
+            "crashes": lambda: crash.listing(self._view()),
+        }
+        self._of_actor: dict[str, Callable[[str], Any]] = {
+            "recorder": lambda name: recorder.recorder(self._view(), name),
+            "state": lambda name: state.state(self._view(), name),
+            "peek": lambda name: peek.peek(self._view(), name),
+            "tap": self._tap,
+        }
+
+    def add_to(self, routes: HttpRoutes) -> None:
+        """Route the pages."""
+        routes.add(ROOT, self._page)
+        routes.add(f"{ROOT}/", self._data)
+
+    def _page(self, _: Request) -> Response:
+        body = files("actors").joinpath("web/actors.html").read_bytes()
+        return Response(200, body, "text/html; charset=utf-8", (*_HEADERS, _POLICY))
+
+    def _data(self, request: Request) -> Response | None:
+        path = request.path[len(ROOT) + 1 :]
+        if not path.endswith(".json"):
+            return NOT_FOUND
+        kind, _, name = path.removesuffix(".json").partition("/")
+        try:
+            if not name:
+                return self._later(request, self._whole[kind])
+            of_actor = self._of_actor[kind]
+            if name not in self._view().board.names:
+                return NOT_FOUND
+        except KeyError:
+            return NOT_FOUND
+        except ObserveError as error:
+            return _failed(str(error))
+        return self._later(request, lambda: of_actor(name))
+
+    def _later(self, request: Request, work: Callable[[], Any]) -> Response | None:
+        """Have it answered by a thread; refuse what nobody will get to."""
+        if self._waiting >= WAITING_MAX:
+            return _failed("too many questions at once")
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="debug")
+        self._waiting += 1
+        self._threads.submit(_answered, work).add_done_callback(
+            lambda done: self._loop.call_soon_threadsafe(self._reply, request, done)
+        )
+        return None
+
+    def _reply(self, request: Request, done: Future[Response]) -> None:
+        self._waiting -= 1
+        request.reply(done.result())
+
+    def _view(self) -> MemberView:
+        if self._opened is None:
+            self._opened = MemberView(self._run_dir)
+        return self._opened
+
+    # --- on the threads ---------------------------------------------------------------------------
+
+    def _samples(self) -> dict[str, Sample]:
+        view = self._view()
+        return {name: view.sample(name, memory=True) for name in view.actors()}
+
+    def _top_rows(self) -> dict[str, Any]:
+        before, now, seconds = self._top.pair()
+        rows = [top.row(sample, before[name], seconds) for name, sample in now.items()]
+        return {"member": self._view().info["name"], "actors": rows}
+
+    def _edge_rows(self) -> list[dict[str, Any]]:
+        before, now, seconds = self._edges.pair()
+        past = {(edge.sender, edge.receiver): edge for edge in before}
+        return [edges.row(edge, past.get((edge.sender, edge.receiver)), seconds) for edge in now]
+
+    def _events(self) -> list[dict[str, Any]]:
+        answer = tree.ask_root(self._view(), "events", timeout=1.0)
+        if answer is None:
+            raise ObserveError("root does not answer")
+        events: list[dict[str, Any]] = answer["events"]
+        return events
+
+    def _tap(self, name: str) -> list[dict[str, Any]]:
+        """Return what passes within a second; never values."""
+        seen: list[dict[str, Any]] = []
+        tap.tap(self._view(), name, seen.append, limit=TAP_MESSAGES, seconds=TAP_SECONDS)
+        return seen
+
+
+def _answered(work: Callable[[], Any]) -> Response:
+    try:
+        body = json.dumps(work(), separators=(",", ":")).encode()
+    except (ObserveError, ControlTimeoutError) as error:
+        return _failed(str(error) or "no answer")
+    return Response(200, body, JSON, _HEADERS)
+
+
+def _failed(text: str) -> Response:
+    return Response(503, json.dumps({"error": text}).encode(), JSON, _HEADERS)

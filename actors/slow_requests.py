@@ -1,0 +1,99 @@
+"""Slow requests explained while the recorders still know: kept by the gateway they came through.
+
+A turn of the gateway's timers looks through the gateway's own new records (tens of microseconds):
+an answer whose question was asked longer than the threshold ago is explained there and then, and
+kept. So is one request a second whatever it took, as a sample.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Final
+
+from actors import messages
+from actors.wire import WIRE
+from control.explain import Explainer
+from control.observe import MemberView
+from transport.context import ActorContext
+from transport.counters import RECORDS, Board
+from transport.log import Logger
+from transport.recorder import Kind, Record, fields_since
+
+KEPT_MAX: Final = 50
+OPEN_MAX: Final = 1000
+EXPLAINED_PER_TURN: Final = 2
+SAMPLE_SECONDS: Final = 1.0
+_TAGS: Final = {cls: tag for tag, cls in WIRE.items()}
+PROPOSE: Final = _TAGS[messages.Propose]
+READ_INDEX: Final = _TAGS[messages.ReadIndex]
+APPLIED: Final = _TAGS[messages.Applied]
+READ_STATES: Final = _TAGS[messages.ReadStates]
+
+
+class SlowRequests:
+    """What was slow at one gateway. Used by its own thread; `to_list` by any."""
+
+    def __init__(self, context: ActorContext, board: Board, log: Logger) -> None:
+        """The threshold is --warning-unary-request-duration; 0 keeps samples only."""
+        self._run_dir = context.run_dir
+        self._board = board
+        self._log = log
+        self._name = name = context.name
+        threshold = float(context.config["warning_unary_request_duration_seconds"])
+        self._threshold_ns = round(threshold * 1e9)
+        self._view: MemberView | None = None
+        self._seen = board.words[board.recorder(name)]
+        self._open: dict[tuple[int, int], Record] = {}
+        self._next_sample = 0.0
+        self._slow: deque[dict[str, Any]] = deque(maxlen=KEPT_MAX)
+        self._samples: deque[dict[str, Any]] = deque(maxlen=KEPT_MAX)
+
+    def look(self, now: float) -> list[dict[str, Any]]:
+        """Look at what was answered since the last turn; return what was slow and is new."""
+        newest = self._board.words[self._board.recorder(self._name)]
+        if newest == self._seen:
+            return []
+        found: list[tuple[Record, int]] = []
+        for fields in fields_since(self._board, self._name, max(self._seen, newest - RECORDS)):
+            self._note(Record(*fields), found)
+        self._seen = newest
+        found.sort(key=lambda one: -one[1])
+        slow = [sent for sent, took in found if 0 < self._threshold_ns <= took]
+        told = [self._explained(sent) for sent in slow[:EXPLAINED_PER_TURN]]
+        for one in filter(None, told):
+            self._slow.append(one)
+            self._log.warning("slow request", requests=one["requests"], verdict=one["verdict"])
+        if found and not slow and now >= self._next_sample:
+            self._next_sample = now + SAMPLE_SECONDS
+            if sample := self._explained(found[0][0]):
+                self._samples.append(sample)
+        return [one for one in told if one]
+
+    def to_list(self) -> dict[str, list[dict[str, Any]]]:
+        """Return what is kept, oldest first."""
+        return {"slow": list(self._slow), "samples": list(self._samples)}
+
+    def _note(self, record: Record, found: list[tuple[Record, int]]) -> None:
+        """Match answers with what was asked."""
+        if record.kind == Kind.OUT and record.tag in (PROPOSE, READ_INDEX):
+            if len(self._open) >= OPEN_MAX:
+                del self._open[next(iter(self._open))]
+            self._open[record.tag, record.correlation] = record
+            return
+        if record.kind != Kind.IN or not record.correlation:
+            return
+        asked = {APPLIED: PROPOSE, READ_STATES: READ_INDEX}.get(record.tag)
+        if asked is None:
+            return
+        last = record.correlation + (record.items - 1 if asked == PROPOSE else 0)
+        for tag, correlation in [key for key in self._open if key[0] == asked]:
+            if correlation > last:
+                break
+            sent = self._open.pop((tag, correlation))
+            found.append((sent, record.time_ns + record.work_ns - sent.time_ns))
+
+    def _explained(self, sent: Record) -> dict[str, Any] | None:
+        if self._view is None:
+            self._view = MemberView(self._run_dir, self._board)
+        explained = Explainer(self._view).request(self._name, sent)
+        return explained.to_dict() if explained is not None else None

@@ -1,0 +1,335 @@
+"""`troupectl explain`: where a request spent its time, mailbox by mailbox, and a verdict in words.
+
+Nothing is measured for it: everything is read from the flight recorders of all actors, also of the
+stuck and the dead. A batch of requests is followed from its gateway's Propose (by the number of its
+first request) to the raft node (by the sequence on the edge), to the first Apply sent after that,
+to the applier's Applied that names the batch, and back. Reads by their ReadIndex. So a recorder
+that holds RECORDS messages explains about the last hundred batches.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from control.observe import FROZEN, MemberView, Sample
+from control.peek import ask_actor
+from control.recorder import duration
+from transport.recorder import Kind, Record
+
+RAFT_NODE: Final = "raft-node"
+APPLIER: Final = "applier"
+BAR: Final = 40
+MOSTLY: Final = 0.8
+Trails = Mapping[str, Sequence[Record]]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One stretch of a request's way. `start_ns` from its beginning; `behind` is in words."""
+
+    actor: str
+    what: str
+    start_ns: int
+    length_ns: int
+    behind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One batch of requests, or one round of reads. `finished` False: it is still under way."""
+
+    kind: str
+    gateway: str
+    correlation: int
+    requests: int
+    began_ns: int
+    total_ns: int
+    finished: bool
+    spans: tuple[Span, ...]
+    verdict: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return asdict(self)
+
+
+class Explainer:
+    """Explains from one look at all recorders of a member."""
+
+    def __init__(self, view: MemberView) -> None:
+        self._view = view
+        self._now = time.monotonic_ns()
+        self._trails: Trails = {name: view.records(name) for name in view.board.names}
+        self._positions = {name: view.board.position(name) for name in view.board.names}
+        self._types = {view.type_name(tag): tag for tag in range(256)}
+        self._doing: dict[str, Sample] = {}
+        self._edges: dict[tuple[str, int, int], list[Record]] = {}
+        for name, trail in self._trails.items():
+            for record in trail:
+                self._edges.setdefault((name, record.kind, record.peer), []).append(record)
+
+    def all(self, slower_than_ns: int = 0) -> list[Explanation]:
+        """Return what can be explained, slowest first."""
+        found = [
+            explained
+            for name in self._view.board.names
+            if name.startswith("gateway-")
+            for record in self._trails[name]
+            if (explained := self.request(name, record)) is not None
+        ]
+        return sorted(
+            (one for one in found if one.total_ns >= slower_than_ns), key=lambda one: -one.total_ns
+        )
+
+    def request(self, gateway: str, sent: Record) -> Explanation | None:
+        """Explain what began with one record of a gateway; None if nothing begins there."""
+        if sent.kind != Kind.OUT:
+            return None
+        if sent.tag == self._types.get("Propose"):
+            return self._write(gateway, sent)
+        if sent.tag == self._types.get("ReadIndex"):
+            return self._read(gateway, sent)
+        return None
+
+    # --- finding ----------------------------------------------------------------------------------
+
+    def _received(self, name: str, sender: str, sent: Record) -> Record | None:
+        """Find the receiver's record of a message that `sender` has recorded as sent."""
+        peer = self._positions[sender]
+        for record in self._edges.get((name, Kind.IN, peer), ()):
+            if (
+                record.sequence == sent.sequence
+                and record.tag == sent.tag
+                and record.time_ns >= sent.time_ns
+            ):
+                return record
+        return None
+
+    def _sent_after(self, name: str, kind: str, to: str, after_ns: int) -> Record | None:
+        peer, tag = self._positions[to], self._types.get(kind)
+        for record in self._edges.get((name, Kind.OUT, peer), ()):
+            if record.tag == tag and record.time_ns >= after_ns:
+                return record
+        return None
+
+    def _answer(self, name: str, kind: str, gateway: str, sent: Record) -> Record | None:
+        """Find the message to a gateway that answers what the gateway sent."""
+        peer, tag = self._positions[gateway], self._types.get(kind)
+        for record in self._edges.get((name, Kind.OUT, peer), ()):
+            if record.tag != tag:
+                continue
+            if record.time_ns < sent.time_ns or not record.correlation:
+                continue
+            reads = kind == "ReadStates"
+            last = record.correlation if reads else record.correlation + record.items - 1
+            first = 0 if reads else record.correlation
+            if first <= sent.correlation <= last:
+                return record
+        return None
+
+    # --- the ways ---------------------------------------------------------------------------------
+
+    def _write(self, gateway: str, sent: Record) -> Explanation | None:
+        way = _Way(sent.time_ns)
+        raft = self._received(RAFT_NODE, gateway, sent)
+        answer = self._answer(APPLIER, "Applied", gateway, sent)
+        apply = None
+        if raft is None:
+            where = self._waits(RAFT_NODE, gateway, sent)
+        else:
+            way.to(RAFT_NODE, "in the mailbox", raft.time_ns)
+            where = (RAFT_NODE, "at work")
+            apply = self._sent_after(RAFT_NODE, "Apply", APPLIER, raft.time_ns)
+        if apply is not None and (answer is None or apply.time_ns <= answer.time_ns):
+            way.to(RAFT_NODE, "at work", apply.time_ns)
+            taken = self._received(APPLIER, RAFT_NODE, apply)
+            where = self._waits(APPLIER, RAFT_NODE, apply)
+            if taken is not None:
+                way.to(APPLIER, "in the mailbox", taken.time_ns)
+                where = (APPLIER, "at work")
+            if answer is not None:
+                way.to(APPLIER, "at work", answer.time_ns)
+        return self._ended("write", gateway, sent, way, (APPLIER, answer), where)
+
+    def _read(self, gateway: str, sent: Record) -> Explanation | None:
+        way = _Way(sent.time_ns)
+        raft = self._received(RAFT_NODE, gateway, sent)
+        answer = self._answer(RAFT_NODE, "ReadStates", gateway, sent)
+        if raft is None:
+            where = self._waits(RAFT_NODE, gateway, sent)
+        else:
+            way.to(RAFT_NODE, "in the mailbox", raft.time_ns)
+            where = (RAFT_NODE, "at work")
+            if answer is not None:
+                way.to(RAFT_NODE, "at work", answer.time_ns)
+        return self._ended("read", gateway, sent, way, (RAFT_NODE, answer), where)
+
+    def _waits(self, name: str, sender: str, sent: Record) -> tuple[str, str] | None:
+        """Tell where a message is that has no record at its receiver; None: that has forgotten."""
+        edge = self._view.edge(sender, name)
+        if edge.sent - edge.depth <= sent.sequence < edge.sent:
+            return name, "in the mailbox"
+        return None
+
+    def _ended(
+        self,
+        kind: str,
+        gateway: str,
+        sent: Record,
+        way: _Way,
+        answered: tuple[str, Record | None],
+        where: tuple[str, str] | None,
+    ) -> Explanation | None:
+        last, answer = answered
+        got = None if answer is None else self._received(gateway, last, answer)
+        if got is not None:
+            if not way.spans:
+                way.to(last, "on the way (recorders have forgotten)", got.time_ns - got.wait_ns)
+            way.to(gateway, "in the mailbox", got.time_ns)
+            way.to(gateway, "at work", got.time_ns + got.work_ns)
+        else:
+            if answer is not None:
+                where = self._waits(gateway, last, answer)
+            if where is None or self._is_past(gateway, sent, last):
+                return None
+            way.to(*where, self._now)
+        spans = tuple(self._with_cause(span, sent.time_ns) for span in way.spans)
+        total = sum(span.length_ns for span in spans)
+        return Explanation(
+            kind=kind,
+            gateway=gateway,
+            correlation=sent.correlation,
+            requests=sent.items,
+            began_ns=sent.time_ns,
+            total_ns=total,
+            finished=got is not None,
+            spans=spans,
+            verdict=verdict(spans, total, finished=got is not None),
+        )
+
+    def _is_past(self, gateway: str, sent: Record, last: str) -> bool:
+        """Whether something later was answered: this was too, in a way no recorder holds."""
+        peer = self._positions[last]
+        return any(
+            record.correlation > sent.correlation and record.time_ns > sent.time_ns
+            for record in self._edges.get((gateway, Kind.IN, peer), ())
+        )
+
+    def _with_cause(self, span: Span, began_ns: int) -> Span:
+        """Add what the actor was doing if it was at work for half of that time."""
+        start, end = began_ns + span.start_ns, began_ns + span.start_ns + span.length_ns
+        shares: dict[str, int] = {}
+        for record in self._trails[span.actor]:
+            if record.kind not in (Kind.IN, Kind.LOCAL) or not record.work_ns:
+                continue
+            shared = min(end, record.time_ns + record.work_ns) - max(start, record.time_ns)
+            if shared > 0:
+                kind = self._view.type_name(record.tag)
+                shares[kind] = shares.get(kind, 0) + shared
+        longest = sum(shares.values())
+        cause = max(shares, key=lambda kind: shares[kind], default="")
+        if cause and shares[cause] < MOSTLY * longest:
+            cause += " and others"
+        doing = self._doing.get(span.actor)
+        if doing is None:
+            doing = self._doing[span.actor] = self._view.sample(span.actor)
+        if end >= self._now and doing.doing and _running_ns(doing) > longest:
+            longest = min(_running_ns(doing), span.length_ns)
+            cause = f"{doing.doing}, running for {duration(_running_ns(doing))}"
+        if end >= self._now and doing.state == FROZEN:
+            longest, cause = span.length_ns, "a stopped process"
+        behind = cause if 2 * longest >= span.length_ns else ""
+        return Span(span.actor, span.what, span.start_ns, span.length_ns, behind)
+
+
+class _Way:
+    """Spans one after the other."""
+
+    def __init__(self, began_ns: int) -> None:
+        self._began = self._at = began_ns
+        self.spans: list[Span] = []
+
+    def to(self, actor: str, what: str, until_ns: int) -> None:
+        """Add the stretch that ends at `until_ns`."""
+        until_ns = max(until_ns, self._at)
+        self.spans.append(Span(actor, what, self._at - self._began, until_ns - self._at))
+        self._at = until_ns
+
+
+def _running_ns(sample: Sample) -> int:
+    return round(sample.doing_seconds * 1e9)
+
+
+def verdict(spans: Sequence[Span], total_ns: int, *, finished: bool) -> str:
+    """Say in a sentence where the time went."""
+    if not spans:
+        return f"{duration(total_ns)}"
+    worst = max(spans, key=lambda span: span.length_ns)
+    if worst.what == "in the mailbox":
+        words = f"waiting in {worst.actor}'s mailbox"
+        words += f" behind {worst.behind}" if worst.behind else ""
+    elif worst.behind:
+        words = f"in {worst.actor}, in {worst.behind}"
+    elif worst.what == "at work":
+        words = f"in {worst.actor}, waiting for others"
+    else:
+        words = worst.what
+    head = duration(total_ns) if finished else f"not answered for {duration(total_ns)}"
+    return f"{head}: {duration(worst.length_ns)} {words}"
+
+
+def explain(view: MemberView, *, slower_than_ms: float = 0.0, limit: int = 5) -> dict[str, Any]:
+    """Return the slowest writes and rounds of reads that the recorders hold."""
+    found = Explainer(view).all(round(slower_than_ms * 1e6))
+    return {"explained": len(found), "slowest": [one.to_dict() for one in found[:limit]]}
+
+
+def kept(view: MemberView) -> dict[str, Any]:
+    """Return what gateways have kept: slow requests, and a sample each second; newest first.
+
+    A gateway that does not answer is passed over.
+    """
+    answers = [
+        ask_actor(view, name, "slow") for name in view.actors() if name.startswith("gateway-")
+    ]
+    found = [one for answer in answers for one in (answer or {}).get("slow", [])]
+    samples = [one for answer in answers for one in (answer or {}).get("samples", [])]
+    chosen = sorted(found or samples, key=lambda one: -one["began_ns"])
+    return {"explained": len(chosen), "slow": len(found), "slowest": chosen}
+
+
+def rendered(found: dict[str, Any]) -> RenderableType:
+    """Return the explanations for people."""
+    if not found["slowest"]:
+        return Text("no such request is in the recorders")
+    parts: list[RenderableType] = []
+    for one in found["slowest"]:
+        head = f"{one['kind']} of {one['requests']} requests by {one['gateway']}: {one['verdict']}"
+        table = Table(title=head, title_justify="left", title_style="bold")
+        for column in ("actor", "what", "for", "", "behind"):
+            table.add_column(column, justify="right" if column == "for" else "left", no_wrap=True)
+        for span in one["spans"]:
+            table.add_row(
+                span["actor"],
+                span["what"],
+                duration(span["length_ns"]),
+                bar(span["start_ns"], span["length_ns"], one["total_ns"]),
+                span["behind"],
+            )
+        parts.append(table)
+    return Group(*parts)
+
+
+def bar(start_ns: int, length_ns: int, total_ns: int) -> str:
+    """Draw one span of a waterfall."""
+    if not total_ns:
+        return ""
+    left = min(BAR - 1, BAR * start_ns // total_ns)
+    return " " * left + "█" * max(1, min(BAR - left, round(BAR * length_ns / total_ns)))

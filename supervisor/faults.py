@@ -1,0 +1,101 @@
+"""Faults only root can inject: signals to its children, and a disk that is slow or fails.
+
+On members started with --enable-faults. Runs on root's control thread and on timers; signals go
+through a pidfd, so a process that has been reaped meanwhile is never mistaken for another.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from actors.faults import FOR_SECONDS, FOR_SECONDS_MAX, REFUSED
+
+DISK_FILE: Final = "disk-faults"
+"""Name, in the run directory, of the control file of storage.faults."""
+
+
+class RootFaults:
+    """The faults of one member. `pid_of` tells a child's process id, 0 if it has none."""
+
+    def __init__(self, run_dir: Path, pid_of: Callable[[str], int], *, enabled: bool) -> None:
+        self._disk = run_dir / DISK_FILE
+        self._pid_of = pid_of
+        self._enabled = enabled
+        self._disk_number = 0
+
+    def order(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer `fault`: {verb, actor, for, ms} -> {pid} or {for}."""
+        if not self._enabled:
+            return {"error": REFUSED}
+        verb = request.get("verb")
+        seconds = float(request.get("for") or FOR_SECONDS)
+        if not 0 < seconds <= FOR_SECONDS_MAX:
+            return {"error": f"a fault lasts between 0 and {FOR_SECONDS_MAX:g} s, not {seconds:g}"}
+        if verb in ("kill", "freeze", "resume"):
+            return self._signal(str(verb), str(request.get("actor")), seconds)
+        orders: dict[Any, dict[str, Any]] = {
+            "fsync-slow": {"sync_seconds": float(request.get("ms") or 100.0) / 1000},
+            "fsync-fail": {"sync_errno": errno.EIO},
+            "disk-full": {"write_errno": errno.ENOSPC},
+            "heal": {},
+        }
+        if verb not in orders:
+            return {"error": f"no such fault: {verb!r}"}
+        return self._break_disk(orders[verb], seconds)
+
+    def _signal(self, verb: str, actor: str, seconds: float) -> dict[str, Any]:
+        try:
+            pid = self._pid_of(actor)
+        except KeyError:
+            return {"error": f"no actor {actor!r}"}
+        try:
+            descriptor = os.pidfd_open(pid) if pid else -1
+        except ProcessLookupError:
+            descriptor = -1
+        if descriptor < 0 or self._pid_of(actor) != pid:
+            return {"error": f"{actor} does not run"}
+        number = {
+            "kill": signal.SIGKILL,
+            "freeze": signal.SIGSTOP,
+            "resume": signal.SIGCONT,
+        }[verb]
+        _send(descriptor, number)
+        if verb == "freeze":
+            timer = threading.Timer(seconds, _send_and_close, (descriptor, signal.SIGCONT))
+            timer.daemon = True
+            timer.start()
+            return {"pid": pid, "for": seconds}
+        os.close(descriptor)
+        return {"pid": pid}
+
+    def _break_disk(self, order: dict[str, Any], seconds: float) -> dict[str, Any]:
+        partial = self._disk.with_suffix(".new")
+        partial.write_text(json.dumps(order))
+        partial.rename(self._disk)
+        self._disk_number += 1
+        timer = threading.Timer(seconds, self._heal_disk, (self._disk_number,))
+        timer.daemon = True
+        timer.start()
+        return {"for": seconds}
+
+    def _heal_disk(self, number: int) -> None:
+        if number == self._disk_number:
+            self._disk.unlink(missing_ok=True)
+
+
+def _send(descriptor: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(descriptor, number)
+
+
+def _send_and_close(descriptor: int, number: signal.Signals) -> None:
+    _send(descriptor, number)
+    os.close(descriptor)

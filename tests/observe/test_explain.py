@@ -1,0 +1,212 @@
+"""Explanations of requests, from recorders written by hand; times in milliseconds."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from actors.messages import Applied, Apply, Propose, ReadIndex, ReadStates
+from actors.wire import WIRE
+from control import explain as explain_module
+from control.explain import Explanation, bar, explain, rendered
+from tests.observe.desk import Paper
+from transport.counters import Cell, Edge
+from transport.recorder import Kind, Recorder
+
+MS = 1_000_000
+KINDS: tuple[type, ...] = (Applied, Apply, Propose, ReadIndex, ReadStates)
+TAGS = {kind: next(tag for tag, cls in WIRE.items() if cls is kind) for kind in KINDS}
+FLUSH = 250
+
+
+class Story:
+    """Writes what happened, `at` milliseconds after its beginning (ten seconds ago)."""
+
+    def __init__(self, paper: Paper) -> None:
+        self.paper = paper
+        self.began = time.monotonic_ns() - 10_000 * MS
+        self.rings = {name: Recorder(paper.board, name, 1) for name in paper.board.names}
+
+    def sent(
+        self, name: str, to: str, kind: type, at: float, number: int, sequence: int, items: int = 1
+    ) -> None:
+        self._note(name, to, Kind.OUT, kind, at, number, sequence, items, 0, 0)
+        edge = self.paper.board.edge(name, to)
+        self.paper.board.words[edge + Edge.SENT] = sequence + 1
+
+    def handled(
+        self,
+        name: str,
+        sender: str,
+        kind: type,
+        at: float,
+        number: int,
+        sequence: int,
+        wait: float,
+        work: float = 0.001,
+    ) -> None:
+        self._note(name, sender, Kind.IN, kind, at, number, sequence, 1, wait, work)
+        edge = self.paper.board.edge(sender, name)
+        self.paper.board.words[edge + Edge.HANDLED] = sequence + 1
+
+    def flushed(self, name: str, at: float, work: float) -> None:
+        at_ns, work_ns = self.began + round(at * MS), round(work * MS)
+        self.rings[name].note(Kind.LOCAL, FLUSH, 1, 0, 0, 0, 0, at_ns, 0, work_ns)
+
+    def _note(
+        self,
+        name: str,
+        peer: str,
+        direction: Kind,
+        kind: type,
+        at: float,
+        number: int,
+        sequence: int,
+        items: int,
+        wait: float,
+        work: float,
+    ) -> None:
+        self.rings[name].note(
+            direction,
+            TAGS[kind],
+            self.paper.board.position(peer),
+            sequence,
+            items,
+            50,
+            number,
+            self.began + round(at * MS),
+            round(wait * MS),
+            round(work * MS),
+        )
+
+    def explained(self) -> dict[str, object]:
+        found = explain(self.paper.view())["slowest"]
+        assert len(found) == 1
+        one: dict[str, object] = found[0]
+        return one
+
+
+@pytest.fixture
+def story(tmp_path: Path) -> Story:
+    return Story(Paper(tmp_path))
+
+
+def put(story: Story, *, applier_waits: float = 1.0, sync: float = 2.0) -> None:
+    """A put that nothing holds up but what is said."""
+    story.sent("gateway-0", "raft-node", Propose, 0, 41, 9)
+    story.handled("raft-node", "gateway-0", Propose, 1, 41, 9, wait=1)
+    story.flushed("raft-node", 1.1, sync)
+    sent = 1 + sync
+    story.sent("raft-node", "applier", Apply, sent, 70, 5)
+    taken = sent + applier_waits
+    story.handled("applier", "raft-node", Apply, taken, 70, 5, wait=applier_waits)
+    story.sent("applier", "gateway-0", Applied, taken + 1, 41, 3)
+    story.flushed("applier", taken, 1.5)
+    story.handled("gateway-0", "applier", Applied, taken + 2, 41, 3, wait=1, work=0.5)
+
+
+def lengths(one: dict[str, object]) -> list[tuple[str, str, float]]:
+    spans: list[dict[str, object]] = one["spans"]  # type: ignore[assignment]
+    return [(str(s["actor"]), str(s["what"]), int(str(s["length_ns"])) / MS) for s in spans]
+
+
+def test_a_put_is_followed_through_every_mailbox(story: Story) -> None:
+    put(story)
+
+    one = story.explained()
+
+    assert lengths(one) == [
+        ("raft-node", "in the mailbox", 1.0),
+        ("raft-node", "at work", 2.0),
+        ("applier", "in the mailbox", 1.0),
+        ("applier", "at work", 1.0),
+        ("gateway-0", "in the mailbox", 1.0),
+        ("gateway-0", "at work", 0.5),
+    ]
+    assert (one["total_ns"], one["finished"]) == (6.5 * MS, True)
+    assert one["verdict"] == "6.5 ms: 2.0 ms in raft-node, in Flush"
+
+
+def test_the_verdict_names_what_a_mailbox_waited_behind(story: Story) -> None:
+    story.handled("applier", "raft-node", Apply, 1, 60, 4, wait=0, work=390)
+
+    put(story, applier_waits=390)
+
+    assert story.explained()["verdict"] == (
+        "395.5 ms: 390.0 ms waiting in applier's mailbox behind Apply"
+    )
+
+
+def test_a_gap_with_nobody_at_work_is_waiting_for_others(story: Story) -> None:
+    put(story, sync=0.0)
+    story.sent("gateway-0", "raft-node", ReadIndex, 100, 8, 10)
+    story.handled("raft-node", "gateway-0", ReadIndex, 101, 8, 10, wait=1)
+    story.sent("raft-node", "gateway-0", ReadStates, 131, 8, 4)
+    story.handled("gateway-0", "raft-node", ReadStates, 132, 8, 4, wait=1)
+
+    slowest = explain(story.paper.view())["slowest"][0]
+
+    assert slowest["kind"] == "read"
+    assert slowest["verdict"] == "32.0 ms: 30.0 ms in raft-node, waiting for others"
+
+
+def test_a_batch_among_others_in_one_answer_is_found(story: Story) -> None:
+    story.sent("gateway-0", "raft-node", Propose, 0, 44, 9)
+    story.handled("raft-node", "gateway-0", Propose, 1, 44, 9, wait=1)
+    story.sent("raft-node", "applier", Apply, 2, 70, 5)
+    story.handled("applier", "raft-node", Apply, 3, 70, 5, wait=1)
+    story.sent("applier", "gateway-0", Applied, 4, 41, 3, items=6)
+    story.handled("gateway-0", "applier", Applied, 5, 41, 3, wait=1)
+
+    assert story.explained()["finished"]
+
+
+def test_a_request_that_an_actor_sits_on_is_explained_while_it_does(story: Story) -> None:
+    story.sent("gateway-0", "raft-node", Propose, 0, 41, 9)
+    story.handled("raft-node", "gateway-0", Propose, 1, 41, 9, wait=1)
+    story.sent("raft-node", "applier", Apply, 2, 70, 5)
+    board = story.paper.board
+    board.words[board.edge("raft-node", "applier") + Edge.HANDLED] = 5
+    board.set("applier", Cell.SINCE_NS, story.began)
+    board.set("applier", Cell.TAG, TAGS[Apply])
+
+    one = story.explained()
+
+    assert not one["finished"]
+    verdict = str(one["verdict"])
+    assert verdict.startswith("not answered for 10.")
+    assert "waiting in applier's mailbox behind Apply, running for 10." in verdict
+
+
+def test_what_recorders_have_forgotten_is_not_made_up(story: Story) -> None:
+    story.sent("gateway-0", "raft-node", Propose, 0, 41, 9)
+    board = story.paper.board
+    board.words[board.edge("gateway-0", "raft-node") + Edge.HANDLED] = 10
+
+    assert explain(story.paper.view())["slowest"] == []
+
+
+def test_what_was_answered_out_of_the_database_is_not_called_open(story: Story) -> None:
+    story.sent("gateway-0", "raft-node", Propose, 0, 41, 9)
+    story.handled("raft-node", "gateway-0", Propose, 1, 41, 9, wait=1)
+    story.handled("gateway-0", "applier", Applied, 5, 55, 3, wait=1)
+
+    assert explain(story.paper.view())["slowest"] == []
+
+
+def test_only_what_is_slow_enough_is_told(story: Story) -> None:
+    put(story)
+
+    assert explain(story.paper.view(), slower_than_ms=6.6)["explained"] == 0
+    assert explain(story.paper.view(), slower_than_ms=6.4)["explained"] == 1
+
+
+def test_a_waterfall_shows_when_each_span_was(story: Story) -> None:
+    assert bar(0, 50, 100) == "█" * 20
+    assert bar(50, 50, 100) == " " * 20 + "█" * 20
+    assert bar(99, 0, 100) == " " * 39 + "█"
+    put(story)
+    assert rendered(explain(story.paper.view())) is not None
+    assert isinstance(explain_module.Explainer(story.paper.view()).all()[0], Explanation)

@@ -1,0 +1,257 @@
+"""Breaking a real member with troupectl: who is hit is seen, and it heals by itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.faults import ActorFaults, Fault, InjectedFaultError
+from control import crash, explain, fault, peek
+from control.__main__ import run
+from control.observe import MemberView, ObserveError
+from control.run_directory import find_run_directory
+from etcdpb import rpc_pb2 as pb
+from supervisor.faults import RootFaults
+from tests.client import Client
+from tests.member import Member
+from tests.observe.test_member import open_verdict
+from tests.supervisor.toys import eventually
+from transport.counters import Cell
+
+CHILDREN = ("transport", "applier", "raft-node", "lessor", "compactor", "snapshotter", "gateway-0")
+CRASHES = [
+    *(("crash", name) for name in CHILDREN),
+    *(pytest.param("kill", name, marks=pytest.mark.slow) for name in CHILDREN),
+]
+
+
+@pytest.fixture(scope="module")
+def member(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Member]:
+    with Member(tmp_path_factory.mktemp("faults"), flags=["--enable-faults"]) as made:
+        yield made
+
+
+@pytest.fixture
+def view(member: Member) -> Iterator[MemberView]:
+    found = MemberView(find_run_directory(str(member.data_dir), os.environ, ""))
+    yield found
+    fault.inject(found, "heal", "")
+
+
+@pytest.fixture
+def client(member: Member) -> Iterator[Client]:
+    with Client(member.endpoint) as made:
+        yield made
+
+
+def put(client: Client, timeout: float = 10.0) -> float:
+    """Return how many seconds a put takes; it must succeed."""
+    began = time.monotonic()
+    answer = client.answer(pb.PutRequest(key=b"a", value=b"v"), timeout=timeout)
+    assert answer.ok, str(answer)
+    return time.monotonic() - began
+
+
+def incarnation(view: MemberView, name: str) -> int:
+    return view.board.get(name, Cell.INCARNATION)
+
+
+def until_again(view: MemberView, name: str, before: int, verb: str) -> None:
+    def is_back() -> bool:
+        return incarnation(view, name) > before and view.sample(name).state == "running"
+
+    eventually(is_back, f"{name} runs again after {verb}")
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("verb", "name"), CRASHES)
+def test_an_actor_that_was_killed_or_crashed_comes_back(
+    view: MemberView, client: Client, name: str, verb: str
+) -> None:
+    before = incarnation(view, name)
+
+    fault.inject(view, verb, name)
+    until_again(view, name, before, verb)
+
+    eventually(lambda: client.answer(pb.PutRequest(key=b"a")).ok, "a put succeeds")
+
+
+@pytest.mark.e2e
+def test_a_frozen_actor_thaws_by_itself(view: MemberView, client: Client) -> None:
+    before = incarnation(view, "applier")
+    fault.inject(view, "freeze", "applier", **{"for": 0.5})
+
+    assert view.sample("applier").state == "frozen"
+    assert put(client) > 0.2
+    assert incarnation(view, "applier") == before
+
+
+@pytest.mark.e2e
+def test_a_flood_of_a_suspended_actor_is_shown_exactly(view: MemberView) -> None:
+    fault.inject(view, "suspend", "compactor", **{"for": 30.0})
+    eventually(lambda: view.sample("compactor").doing == "local message", "it is suspended")
+    before, dropped = view.edge("applier", "compactor"), view.sample("compactor").dropped
+
+    fault.inject(view, "flood", "applier:compactor", count=700)
+    eventually(lambda: view.edge("applier", "compactor").sent == before.sent + 700, "all is sent")
+
+    during = view.edge("applier", "compactor")
+    assert during.depth == before.depth + 700
+    assert view.sample("compactor").dropped == dropped
+    assert {one.type for one in view.waiting("compactor")} >= {"Noise"}
+    fault.inject(view, "resume", "compactor")
+    eventually(lambda: view.sample("compactor").depth == 0, "it has handled all")
+    assert view.edge("applier", "compactor").handled == before.handled + before.depth + 700
+
+
+@pytest.mark.e2e
+def test_a_busy_loop_is_shown_and_then_killed_with_a_report(
+    view: MemberView, client: Client, member: Member
+) -> None:
+    before = incarnation(view, "applier")
+    fault.inject(view, "hang", "applier", **{"for": 60.0})
+    eventually(lambda: view.sample("applier").doing_seconds > 0.2, "it hangs")
+    client.answer(pb.PutRequest(key=b"a"), timeout=0.3)
+
+    found = peek.peek(view, "applier")
+    verdict = open_verdict(view)
+
+    assert found["actor"]["doing"] == "local message"
+    assert found["waiting"]["raft-node"] > 0
+    assert "waiting in applier's mailbox behind local message, running for" in verdict
+    until_again(view, "applier", before, "hang")
+    put(client)
+    folder = crash.crash_directory(Path(member.data_dir))
+    report = crash.load(folder, "last")
+    assert report["stuck_seconds"] > 1.0
+    assert report["doing"] == "local message"
+    assert "in suffer" in report["traceback"]
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("verb", ["drop", "duplicate", "reorder", "delay"])
+@pytest.mark.parametrize(
+    "edge",
+    [
+        "raft-node:applier",
+        pytest.param("gateway-0:raft-node", marks=pytest.mark.slow),
+        pytest.param("applier:gateway-0", marks=pytest.mark.slow),
+        pytest.param("raft-node:", marks=pytest.mark.slow),
+    ],
+)
+def test_a_put_survives_a_broken_edge(
+    view: MemberView, client: Client, verb: str, edge: str
+) -> None:
+    fault.inject(view, verb, edge, ratio=0.5, ms=50, **{"for": 0.4})
+
+    for _ in range(3):
+        assert put(client) < 8.0
+
+
+@pytest.mark.e2e
+def test_a_slow_actor_is_slow_for_as_long_as_was_said(view: MemberView, client: Client) -> None:
+    put(client)
+    fault.inject(view, "slow", "applier", ms=300, **{"for": 1.0})
+
+    assert put(client) > 0.2
+    eventually(lambda: put(client) < 0.2, "it is quick again")
+
+
+@pytest.mark.e2e
+def test_a_slow_disk_is_explained_and_heals(view: MemberView, client: Client) -> None:
+    put(client)
+    fault.inject(view, "fsync-slow", "", ms=250, **{"for": 1.0})
+
+    assert put(client) > 0.2
+
+    slowest = explain.explain(view)["slowest"][0]
+    assert slowest["total_ns"] > 200_000_000
+    eventually(lambda: put(client) < 0.2, "the disk is healthy")
+
+
+@pytest.mark.e2e
+def test_troupectl_injects_and_says_what_it_did(
+    view: MemberView, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["fault", "slow", "lessor", "--ms=5", f"--run-dir={view.run_dir}", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"for": 10.0, "ms": 5.0}
+
+    assert run(["fault", "crash", "nobody", f"--run-dir={view.run_dir}"]) == 1
+    assert "no actor 'nobody'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("verb", "target", "words"),
+    [
+        ("kill", "nobody", "no actor"),
+        ("drop", "applier:raft-node", "no such message"),
+        ("flood", "applier:transport", "no neighbour"),
+        ("slow", "applier", "a fault lasts between"),
+    ],
+)
+@pytest.mark.e2e
+def test_what_makes_no_sense_is_refused(
+    view: MemberView, verb: str, target: str, words: str
+) -> None:
+    with pytest.raises(ObserveError, match=words):
+        fault.inject(view, verb, target, type="Nonsense", **{"for": -1.0 if verb == "slow" else 1})
+
+
+class Victim:
+    """An actor on paper."""
+
+    slow_seconds = 0.0
+    links: Any = None
+
+    def __init__(self) -> None:
+        self.injected: list[Any] = []
+        self.progress = 0
+
+    def inject(self, message: Any) -> None:
+        self.injected.append(message)
+
+    def note_progress(self) -> None:
+        self.progress += 1
+
+
+def test_without_the_flag_every_fault_is_refused(tmp_path: Path) -> None:
+    victim = Victim()
+    actor = ActorFaults(victim, enabled=False)
+    root = RootFaults(tmp_path, lambda _: os.getpid(), enabled=False)
+
+    for verb in fault.VERBS:
+        assert "--enable-faults" in actor.order({"verb": verb})["error"]
+        assert "--enable-faults" in root.order({"verb": verb, "actor": "x"})["error"]
+
+    assert victim.injected == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_crash_is_an_exception_on_the_actors_own_thread() -> None:
+    victim = Victim()
+    faults = ActorFaults(victim, enabled=True)
+
+    assert "error" not in faults.order({"verb": "crash"})
+    eventually(lambda: bool(victim.injected), "the order has reached the actor")
+
+    with pytest.raises(InjectedFaultError):
+        faults.suffer(victim.injected[0])
+
+
+def test_a_suspended_actor_stamps_its_progress_and_wakes_when_told() -> None:
+    victim = Victim()
+    faults = ActorFaults(victim, enabled=True)
+    faults.suffer(Fault("suspend", 0.1))
+    assert victim.progress > 0
+
+    faults.order({"verb": "resume"})
+    began = time.monotonic()
+    faults.suffer(Fault("suspend", 60.0))
+
+    assert time.monotonic() - began < 5.0
