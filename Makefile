@@ -1,6 +1,6 @@
 PYTHON ?= python3
 
-.PHONY: install test slow lint format proto mutants
+.PHONY: install test slow lint format proto mutants sim
 
 install:        ## this checkout with everything needed to work on it
 	$(PYTHON) -m pip install -e '.[dev]'
@@ -10,6 +10,9 @@ test:           ## the default suite: a few minutes on 2 cores
 
 slow:           ## the long suites: durability, power loss, differential, etcdctl check perf
 	$(PYTHON) -m pytest -m slow -s
+
+sim:            ## one simulated run with its trace (SEED=7), or as many as MINUTES allow (SEEDS=0..2000)
+	$(PYTHON) -m tests.sim $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),0..2000) --minutes $(or $(MINUTES),10))
 
 lint:           ## what CI checks besides the tests
 	ruff check .

@@ -92,11 +92,12 @@ def test_a_unix_socket_is_asked_as_well(serve: Serve, tmp_path: Path) -> None:
     assert health([f"unix://{tmp_path}/s"])["healthy"] is True
 
 
-def test_a_wildcard_address_is_asked_on_loopback(serve: Serve) -> None:
-    listener, port = tcp()
+@pytest.mark.parametrize("wildcard", ["0.0.0.0", "[::]"])
+def test_a_wildcard_address_is_asked_on_loopback(serve: Serve, wildcard: str) -> None:
+    listener, port = tcp()  # there is no IPv6 in many a container
     serve(listener, response(HEALTHY))
 
-    assert health([f"http://0.0.0.0:{port}"])["healthy"] is True
+    assert health([f"http://{wildcard}:{port}"])["healthy"] is True
 
 
 def test_the_next_url_is_asked_when_one_does_not_answer(serve: Serve) -> None:
