@@ -13,7 +13,6 @@ everything its clients sent, and one write per connection for everything that wa
 
 from __future__ import annotations
 
-import asyncio
 import random
 import socket
 import time
@@ -22,11 +21,9 @@ from functools import partial
 from typing import Any, Final
 
 import msgpack
-import uvloop
-import zmq
 
 from actors.balance import Balance
-from actors.base import FLUSH_TAG, Actor, handles, run
+from actors.base import handles, run
 from actors.call_counts import CallCounts
 from actors.cluster_version import ClusterVersion
 from actors.debug_pages import ActorPages
@@ -35,6 +32,7 @@ from actors.gateway_http import MemberPages
 from actors.gateway_status import MemberWords
 from actors.leadership import Transfers
 from actors.lease_calls import LeaseCalls
+from actors.loop_actor import LoopActor
 from actors.messages import Applied, LeaderIs, LeaseAsk, LeaseTold, Propose, ReadIndex, ReadStates
 from actors.metrics import ApplierMetric, GatewayMetric, RaftMetric
 from actors.proposals import Proposals
@@ -44,6 +42,7 @@ from actors.reads import Reads, Serve
 from actors.scans import Scans
 from actors.slow_requests import SlowRequests
 from actors.timeouts import Timeouts
+from actors.unanswered import recover, retry_late
 from actors.watching import Watching
 from api.cluster import ClusterService
 from api.grpc import Call, Limits
@@ -73,7 +72,7 @@ DRAIN_SECONDS: Final = 0.8
 OPENING_SECONDS: Final = 0.2
 
 
-class Gateway(Actor):
+class Gateway(LoopActor):
     """See the module docstring. Implements api.backend.Backend."""
 
     header: HeaderWriter
@@ -84,7 +83,6 @@ class Gateway(Actor):
         self._slot = int(context.name.rpartition("-")[2])
         election = int(config["election_timeout_ms"]) / 1000
         super().__init__(context)
-        self._loop = uvloop.new_event_loop()
         self._timeout = 5.0 + 2 * election
         self._status = MemberWords(self.board, int(config["quota_backend_bytes"]))
         self._directory = context.data_dir / "member" / "db"
@@ -98,7 +96,6 @@ class Gateway(Actor):
         )
         self._next_opening = 0.0
         self._serving = False
-        self._flush_scheduled = False
         self._balance = Balance(self.board, context.name)
         words = self._block + Cell.METRICS
         self._received_before = self._words[words + GatewayMetric.RECEIVED_BYTES]
@@ -117,59 +114,16 @@ class Gateway(Actor):
         """Return the session: the applier sends its results here."""
         return self._session if sender == "applier" else 0
 
-    # --- the event loop ------------------------------------------------------------------------
+    # --- a turn --------------------------------------------------------------------------------
 
-    def _actor_loop_running(self) -> None:
-        loop = self._loop
-        asyncio.set_event_loop(loop)
-        loop.add_reader(self.links.socket.getsockopt(zmq.FD), self._readable)
-        loop.call_soon(self._readable)
-        loop.call_soon(self._start)
-        loop.call_soon(self._turn)
-        loop.set_exception_handler(self._loop_failed)
-        try:
-            loop.run_forever()
-        finally:
-            loop.close()
-
-    def _loop_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """A callback raised: that is a crash of this actor, as in any other."""
-        error = context.get("exception")
-        self.failure = error if error is not None else RuntimeError(str(context.get("message")))
-        loop.stop()
-
-    def _readable(self) -> None:
-        links = self.links
-        while True:
-            try:
-                frame = links.socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            accepted = links.accept(frame)
-            if accepted is not None:
-                links.handled(accepted[0])
-                links.taken = accepted
-                self.on_receive(accepted[1])
-        self._flush_turn()
-
-    def _turn(self) -> None:
-        """Timers: Hellos, retries, timeouts, gauges."""
-        now = time.monotonic()
-        self.links.tick(now)
-        self.collect_garbage(now)
+    def look_after(self, now: float) -> float:
+        """Timers: retries, timeouts, gauges."""
         if self._serving:
             self._look_at_member()
-            self._look_after(now)
+            self._look_at_work(now)
         starting = not (self._serving and self._proposals.open)
         hurry = starting or self.links.next_hello() is not None
-        pause = START_SECONDS if hurry else TICK_SECONDS
-        self._words[self._block + Cell.LOOPS] += 1
-        self._loop.call_later(pause, self._turn)
-
-    def _schedule_flush(self) -> None:
-        if not self._flush_scheduled:
-            self._flush_scheduled = True
-            self._loop.call_soon(self._flush_turn)
+        return START_SECONDS if hurry else TICK_SECONDS
 
     def _look_at_member(self) -> None:
         """Decide once a turn what new requests would be refused for; see who leads."""
@@ -193,36 +147,32 @@ class Gateway(Actor):
             self._recover_unanswered()
         self._reads.wake()
 
-    def _flush_turn(self) -> None:
-        self._flush_scheduled = False
-        began = time.monotonic_ns()
-        if self._serving:
-            now = time.monotonic()
-            self._look_at_member()
-            self.header.term = self._status.term
-            self._proposals.flush(now)
-            self._lease_calls.flush(now)
-            self._reads.flush(now)
-            self._hub.read_now()
-            self._server.flush()
-        self._words[self._block + Cell.BATCHES] += 1
-        self.observer.ends(0, FLUSH_TAG, began)
+    def end_turn(self) -> None:
+        """Send what the turn's clients asked for and answer what is due."""
+        if not self._serving:
+            return
+        now = time.monotonic()
+        self._look_at_member()
+        self.header.term = self._status.term
+        self._proposals.flush(now)
+        self._lease_calls.flush(now)
+        self._reads.flush(now)
+        self._hub.read_now()
+        self._server.flush()
 
     # --- life ------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
+    def begin(self) -> None:
         """Wait for the database and the member's id, then listen."""
         if not (self._status.member_id and exists(self._directory)):
-            self._loop.call_later(START_SECONDS, self._start)
+            self.loop.call_later(START_SECONDS, self.begin)
             return
         config = self.context.config
         self._generation = self._status.applier(ApplierMetric.GENERATION)  # before CURRENT is read
         self._reader = Reader(self._directory)
         self.header = HeaderWriter(self._status.cluster_id, self._status.member_id)
-        self._reads = Reads(
-            self._reader, self._ask_index, self._timeout, self._timeouts.of_read
-        )
-        self._scans = Scans(self._reader, self.header, self._loop.call_soon)
+        self._reads = Reads(self._reader, self._ask_index, self._timeout, self._timeouts.of_read)
+        self._scans = Scans(self._reader, self.header, self.loop.call_soon)
         self._health = HealthService(self.is_ready)
         self._start_watch(config)
         self._start_leases(config)
@@ -238,17 +188,17 @@ class Gateway(Actor):
         router |= self._leases.methods()
         self._calls = CallCounts(self.board, self.name, router)
         collector = MemberCollector(self.board, self._status, self._calls.total)
-        debug = ActorPages(self.context.run_dir, self._loop)
+        debug = ActorPages(self.context.run_dir, self.loop)
         pages = MemberPages(self.read, self._reader, self._status, collector, self.count, debug)
         sockets = self.context.sockets
         limits = Limits.of(config)
         routes = HttpRoutes() if sockets.get("http") else pages.routes()
-        self._server = ClientServer(self._loop, router, routes, limits)
+        self._server = ClientServer(self.loop, router, routes, limits)
         self._server.may_accept = self._balance.may_accept
         self._server.intercept = Interceptor(self._status)
         self._pages = {
-            "http": ClientServer(self._loop, {}, pages.routes(), limits),
-            "metrics": ClientServer(self._loop, {}, pages.routes(version=False), limits),
+            "http": ClientServer(self.loop, {}, pages.routes(), limits),
+            "metrics": ClientServer(self.loop, {}, pages.routes(version=False), limits),
         }
         self._serving = True
         for purpose, server in ({"client": self._server} | self._pages).items():
@@ -282,7 +232,7 @@ class Gateway(Actor):
             self.name,
             self._send_lessor,
             partial(self.read, serializable=False),
-            self._later,
+            self.later,
             lambda: self._status.leader != 0,
             timeout=self._timeout,
         )
@@ -293,20 +243,13 @@ class Gateway(Actor):
             ),
         )
 
-    def _later(self, seconds: float, callback: Callable[[], None]) -> None:
-        def due() -> None:
-            callback()
-            self._schedule_flush()
-
-        self._loop.call_later(seconds, due)
-
     def _start_watch(self, config: Mapping[str, Any]) -> None:
         self._watching = Watching(
             self,
             self._status,
             self.metric,
             directory=self._directory,
-            call_soon=self._loop.call_soon,
+            call_soon=self.loop.call_soon,
             config=config,
             events_before=self._events_before,
         )
@@ -329,7 +272,7 @@ class Gateway(Actor):
         self._proposals.open = True
         self._look_at_version(time.monotonic())
         self._publisher.start(publish=self._slot == 0)
-        self._schedule_flush()
+        self.schedule_flush()
 
     def is_ready(self) -> bool:
         """Whether the member is published and this gateway's session is open."""
@@ -351,20 +294,16 @@ class Gateway(Actor):
         """Return `slow`: requests that took long, explained."""
         return {"slow": lambda _: dict(self._slow.to_list())}
 
-    def inject(self, message: Any) -> None:
-        """Have the event loop handle a local message; any thread may."""
-        self._loop.call_soon_threadsafe(self.on_receive, message)
-
     def _ask_stop(self) -> dict[str, Any]:
-        self._loop.call_soon_threadsafe(self._stop_serving)
+        self.loop.call_soon_threadsafe(self._stop_serving)
         return {}
 
     def _stop_serving(self) -> None:
         if not self._serving:
-            self._loop.stop()
+            self.loop.stop()
             return
-        drained = self._loop.create_task(self._server.shutdown(DRAIN_SECONDS))
-        drained.add_done_callback(lambda _: self._loop.stop())
+        drained = self.loop.create_task(self._server.shutdown(DRAIN_SECONDS))
+        drained.add_done_callback(lambda _: self.loop.stop())
 
     # --- messages ---------------------------------------------------------------------------------
 
@@ -428,32 +367,12 @@ class Gateway(Actor):
             self._session_opened()
 
     def _recover_unanswered(self) -> None:
-        self._look_up(list(self._proposals.unanswered()))
-        again = self._proposals.propose_again(time.monotonic())
+        again = recover(self._reader, self._proposals, time.monotonic())
         self.count(GatewayMetric.REPROPOSED, again)
         self._reads.wake()
 
-    def _look_up(self, batches: list[tuple[int, int]]) -> None:
-        """Answer from the database what was applied and never told."""
-        if not batches:
-            return
-        with self._reader.view() as view:
-            found = {
-                first_id: view.session_results(self._session, range(first_id, first_id + count))
-                for first_id, count in batches
-            }
-        for first_id, count in batches:
-            results = found[first_id]
-            if len(results) == count:
-                self._proposals.applied(first_id, [results[first_id + i] for i in range(count)])
-
-    def _look_after(self, now: float) -> None:
-        due = self._proposals.late(now)
-        if due:
-            self._look_up(due)
-            for first_id, _ in due:
-                self._proposals.retry(first_id, now)
-            self.count(GatewayMetric.REPROPOSED, len(due))
+    def _look_at_work(self, now: float) -> None:
+        self.count(GatewayMetric.REPROPOSED, retry_late(self._reader, self._proposals, now))
         if not self._proposals.open:
             self._open_session(now)
         elif not self._publisher.done:
@@ -471,7 +390,7 @@ class Gateway(Actor):
             self._next_sizes = now + SIZES_SECONDS
             self._status.refresh(self._reader)
             self._quota.seen(self._status.db_in_use_bytes)
-        self._schedule_flush()
+        self.schedule_flush()
 
     def _look_at_version(self, now: float) -> None:
         self._cluster_version.look(now, leads=self._slot == 0 and self._status.is_leader)
@@ -504,18 +423,18 @@ class Gateway(Actor):
                 answer.fail(NO_SPACE)
                 return
             if self._quota.refuses(op, request, answer):
-                self._schedule_flush()
+                self.schedule_flush()
                 return
         if self._overloaded or self._proposals.overloaded:
             answer.fail(REQUEST_TOO_MANY_REQUESTS)
             return
         self._proposals.add(op, request, answer)
-        self._schedule_flush()
+        self.schedule_flush()
 
     def read(self, call: Call, serve: Serve, *, serializable: bool) -> None:
         """Queue a read for the end of the turn; the only voter's own view is fresh enough."""
         self._reads.add(call, serve, serializable=serializable or self._status.is_sole_voter)
-        self._schedule_flush()
+        self.schedule_flush()
 
     def scan(self, call: Call, request: RangeRequest, *, serializable: bool, stream: bool) -> None:
         """Start a big range once a fresh enough view is there."""
@@ -542,7 +461,7 @@ class Gateway(Actor):
     def ask_lessor(self, kind: int, lease: int, answer: Any, token: Any = None) -> None:
         """Queue a question to the lessor for the end of the turn."""
         self._lease_calls.ask(kind, lease, answer, token)
-        self._schedule_flush()
+        self.schedule_flush()
 
     def move_leader(self, call: Call, target: int) -> None:
         """Hand leadership to a voter; the call is answered when it leads."""

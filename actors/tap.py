@@ -5,7 +5,8 @@ TAP_MESSAGES and TAP_BYTES, and puts them into words only when it is read (on th
 tap that nobody reads ends by itself, and what does not fit is counted.
 
 Values, passwords and tokens: bytes and texts in messages are told by their length. Asked for
-values, a tap shows the requests in a batch, but only of the kinds that can hold no secret.
+values, a tap shows the requests in a batch, but only of the kinds that can hold no secret; and the
+`message` whole, so that it can be replayed into an isolated actor.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, Final, Protocol
 from google.protobuf import text_format
 
 from actors import messages
-from etcdpb import rpc_pb2 as pb
+from actors.json_form import SHOWN, replayable, to_json
 from kv.batch import BatchDecodeError, Op, decode_batch
 
 TAP_MESSAGES: Final = 2000
@@ -31,16 +32,8 @@ LIST_MAX: Final = 8
 TEXT_MAX: Final = 300
 NAMES: Final = ("gateway", "sender", "to_actor")
 """Fields whose text is the name of an actor."""
-SHOWN: Final[dict[int, type[Any]]] = {
-    Op.PUT: pb.PutRequest,
-    Op.DELETE_RANGE: pb.DeleteRangeRequest,
-    Op.TXN: pb.TxnRequest,
-    Op.COMPACT: pb.CompactionRequest,
-    Op.ALARM: pb.AlarmRequest,
-    Op.LEASE_GRANT: pb.LeaseGrantRequest,
-    Op.LEASE_REVOKE: pb.LeaseRevokeRequest,
-}
-"""Requests that may be shown when values are asked for."""
+REPLAY_BYTES_MAX: Final = 64 << 10
+"""Greater messages are not shown whole: the control thread has other things to do."""
 
 Seen = tuple[str, str, Any, int, int, int, int, int]
 
@@ -90,6 +83,9 @@ class Tap:
             seen = self._seen.popleft()
             self._bytes_out += seen[6]
             direction, peer, body, items, when, sequence, size, wait = seen
+            shown: dict[str, Any] = {}
+            if self._values and size <= REPLAY_BYTES_MAX and replayable(body):
+                shown = {"message": to_json(body)}
             found.append(
                 {
                     "direction": direction,
@@ -101,6 +97,7 @@ class Tap:
                     "bytes": size,
                     "wait_ns": wait,
                     "fields": described(body, values=self._values),
+                    **shown,
                 }
             )
         return found
