@@ -24,8 +24,9 @@ a time, and they take turns (A B, B A, A B, ...). This page is generated from
 machine and the commit named with each section.
 
 To reproduce: `make install`, then `make bench` (about 20 minutes), `make bench-cluster`,
-`make bench-scale`, `make bench-compaction`. `make bench-quick` is a look that writes nothing;
-`python -m benchmarks.bench --subject etcd` compares etcd with itself.
+`make bench-scale`, `make bench-compaction`, `make bench-watch`, `make bench-leases`. `make
+bench-quick` is a look that writes nothing (as `--quick` is to the others); `python -m
+benchmarks.bench --subject etcd` compares etcd with itself.
 """
 
 
@@ -271,6 +272,93 @@ def compaction_section(result: Mapping[str, Any]) -> str:
     )
 
 
+def watch_section(result: Mapping[str, Any]) -> str:
+    """Return the section of `make bench-watch`."""
+    scenes = result["scenes"]
+    rows = []
+    for scene, title, name, digits in (
+        ("latency", "1,000 watchers, 1,000 puts/s: put to event, p50, ms", "p50_ms", 2),
+        ("latency", "the same, p99, ms", "p99_ms", 2),
+        ("fan-out", "100 watchers of all puts: events/s", "events_per_second", 0),
+        ("fan-out", "the same, puts/s meanwhile", "puts_per_second", 0),
+        ("idle", "10,000 idle watchers: puts/s, with / without", "ratio", 2),
+        ("idle", "memory of an idle watcher, bytes", "bytes_per_watcher", 0),
+        ("catch-up", "100 watchers catch up: p99 of puts before, ms", "before_p99_ms", 2),
+        ("catch-up", "p99 of puts meanwhile, ms", "meanwhile_p99_ms", 2),
+        ("catch-up", "caught up after, s", "caught_up_seconds", 1),
+    ):
+        if scene in scenes:
+            rows.append([title, *_figures(scenes[scene], name, digits)])
+    incomplete = sum(
+        not run.get("complete", True) for runs in scenes.values() for each in runs for run in each
+    )
+    return "\n".join(
+        [
+            "## Watchers\n",
+            facts_line(result["facts"]),
+            f"A fresh member for every scene, {result['rounds']} rounds in turn, "
+            f"{result['seconds']:g} s each; catching up begins {result['history']:,} revisions "
+            "back. Median (least to greatest).\n",
+            table(["", *result["labels"]], rows),
+            f"Runs in which a watcher was not told everything in time: {incomplete}.\n",
+        ]
+    )
+
+
+def leases_section(result: Mapping[str, Any]) -> str:
+    """Return the section of `make bench-leases`."""
+    scenes = result["scenes"]
+    rows = []
+    for scene, title, name, scale, digits in (
+        ("kept", "grants/s", "grants_per_second", 1, 0),
+        ("kept", "memory of a lease, bytes", "bytes_per_lease", 1, 0),
+        ("kept", "PSS with all of them, MB", "steady_pss_bytes", 1e-6, 0),
+        ("kept", "CPU of steady keep-alives, % of a core", "steady_cpu_percent", 1, 1),
+        ("kept", "steady keep-alive p50, ms", "steady_p50_ms", 1, 2),
+        ("kept", "steady keep-alive p99, ms", "steady_p99_ms", 1, 2),
+        ("kept", "keep-alives/s, as fast as it goes", "fast_per_second", 1, 0),
+        ("kept", "CPU of one of those, µs", "fast_us_per_renewal", 1, 1),
+        ("kept", "leases lost", "lost", 1, 0),
+        ("expiring", "puts/s meanwhile", "puts_per_second", 1, 0),
+        ("expiring", "expired late by, p50, ms", "late_p50_ms", 1, 0),
+        ("expiring", "expired late by, p99, ms", "late_p99_ms", 1, 0),
+        ("expiring", "expired late by, at most, ms", "late_max_ms", 1, 0),
+        ("expiring", "expired more than 1 s late", "over_a_second", 1, 0),
+        ("expiring", "expired early", "early", 1, 0),
+        ("expiring", "never expired", "never", 1, 0),
+    ):
+        if scene in scenes:
+            rows.append([title, *_figures(scenes[scene], name, digits, scale)])
+    per_second = result["leases"] * 3 / result["kept_ttl"]
+    return "\n".join(
+        [
+            "## Leases\n",
+            facts_line(result["facts"]),
+            f"{result['leases']:,} leases with a TTL of {result['kept_ttl']} s, each renewed three "
+            f"times in it ({per_second:,.0f} keep-alives/s) for {result['kept_seconds']:g} s; then "
+            f"{result['expiring']:,} leases with a key and a TTL of {result['expiring_ttl']} s, "
+            f"{result['expiring_per_second']:g} granted a second and left to expire under puts "
+            "with 1,000 in flight: late counts from the TTL after the answer to the grant until a "
+            "watcher sees the key go. A fresh member each time; median (least to greatest).\n",
+            table(["", *result["labels"]], rows),
+        ]
+    )
+
+
+def _figures(
+    runs: Sequence[Sequence[Mapping[str, Any]]], name: str, digits: int, scale: float = 1.0
+) -> list[str]:
+    """Return one figure of both servers as median (least to greatest)."""
+    found = []
+    for each in runs:
+        spread = pairs.spread([run[name] * scale for run in each])
+        text = f"{spread.median:,.{digits}f}"
+        if len(each) > 1:
+            text += f" ({spread.least:,.{digits}f} to {spread.greatest:,.{digits}f})"
+        found.append(text)
+    return found
+
+
 def page(sections: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the whole page; a section without results says which target makes them."""
     renderers = {
@@ -282,6 +370,8 @@ def page(sections: Mapping[str, Mapping[str, Any]]) -> str:
             "## Puts while history is compacted\n",
             "make bench-compaction",
         ),
+        "watch": (watch_section, "## Watchers\n", "make bench-watch"),
+        "leases": (leases_section, "## Leases\n", "make bench-leases"),
     }
     parts = [HEAD]
     for name, (render, title, target) in renderers.items():

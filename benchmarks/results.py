@@ -15,7 +15,7 @@ from benchmarks.generator import ROOT
 from benchmarks.members import Server
 
 FOLDER: Final = ROOT / "docs" / "benchmarks"
-SECTIONS: Final = ("bench", "cluster", "scale", "compaction")
+SECTIONS: Final = ("bench", "cluster", "scale", "compaction", "watch", "leases")
 
 
 def facts(*servers: Server) -> dict[str, Any]:

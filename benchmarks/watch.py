@@ -1,6 +1,6 @@
-"""Watchers beside etcd: latency from put to event, events per second, idle watchers, catching up.
+"""Watchers beside etcd, `make bench-watch`: latency, events per second, idle watchers, catching up.
 
-Four scenes, each on a fresh member of either program (issue 4, "Must show" 4):
+Four scenes, each on a fresh member of either server, in turn:
 
   latency   1 writer at 1,000 puts/s, 1,000 watchers of one prefix: put -> event p50, p99
   fan-out   100 watchers of all keys, puts as fast as they go: events delivered per second
@@ -9,18 +9,17 @@ Four scenes, each on a fresh member of either program (issue 4, "Must show" 4):
 
 The client counts events by a mark in their values and does not parse protobuf: what is measured
 is the server. Every put's value holds the time it was sent, so an event tells its own latency.
+Writes docs/benchmarks/watch.json and docs/benchmarks.md, unless --quick, --only or --no-docs.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import struct
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -29,8 +28,10 @@ from ngh2 import Configuration, Connection, Role
 from ngh2.enums import Setting
 from ngh2.events import DataReceived
 
+from benchmarks import bench, report, results
 from benchmarks.client import ClosedLoop, Load, LoadConnection, OpenLoop
 from benchmarks.members import Member, Server
+from benchmarks.pairs import turns
 from benchmarks.payloads import PUT_PATH, Request, frame, headers, key
 from etcdpb import rpc_pb2
 
@@ -237,11 +238,11 @@ async def idle(member: Member, seconds: float) -> dict[str, float]:
     }
 
 
-async def catch_up(member: Member, seconds: float) -> dict[str, float]:
+async def catch_up(member: Member, seconds: float, history: int) -> dict[str, float]:
     """Scene (d)."""
     written = 0
-    while written < 100_000:
-        result = await write(member.endpoint, 2.0, in_flight=1000)
+    while written < history:
+        result = await write(member.endpoint, min(2.0, seconds), in_flight=1000)
         written += round(result["puts"])
     before = await write(member.endpoint, seconds, rate=1000)
     began = time.monotonic()
@@ -260,35 +261,84 @@ async def catch_up(member: Member, seconds: float) -> dict[str, float]:
     }
 
 
-SCENES: Final = {"latency": latency, "fan-out": fan_out, "idle": idle, "catch-up": catch_up}
+SCENES: Final = {"latency": latency, "fan-out": fan_out, "idle": idle}
+NAMES: Final = (*SCENES, "catch-up")
 
 
-def run(server: Server, scene: str, seconds: float, folder: Path) -> dict[str, Any]:
-    """Run one scene on a fresh member."""
-    with tempfile.TemporaryDirectory(dir=folder) as directory:
+def run(
+    server: Server, scene: str, seconds: float, history: int, folder: Path | None
+) -> dict[str, Any]:
+    """Run one scene on a fresh member and return its figures."""
+    with tempfile.TemporaryDirectory(prefix="trouped-bench-", dir=folder) as directory:
         member = Member(server, Path(directory))
         member.start()
         try:
-            return uvloop.run(SCENES[scene](member, seconds))
+            if scene in SCENES:
+                return uvloop.run(SCENES[scene](member, seconds))
+            return uvloop.run(catch_up(member, seconds, history))
         finally:
             member.stop()
 
 
-def main() -> int:
-    """Print the figures of every scene for both programs as JSON lines."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--subject", default="trouped")
-    options.add_argument("--reference", default="etcd")
-    options.add_argument("--only", choices=list(SCENES), action="append")
-    options.add_argument("--seconds", type=float, default=5.0)
-    options.add_argument("--directory", type=Path)
-    given = options.parse_args()
-    for scene in given.only or SCENES:
-        for name in (given.subject, given.reference):
-            figures = run(Server.named(name), scene, given.seconds, given.directory)
-            rounded = {word: round(value, 2) for word, value in figures.items()}
-            print(json.dumps({"scene": scene, "server": name} | rounded), flush=True)
-    return 0
+def floors_missed(scenes: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]) -> list[str]:
+    """Return the floors that are not met, by the medians of the runs."""
+
+    def middle(scene: str, name: str) -> list[float]:
+        return [report.median(each, name) for each in scenes[scene]]
+
+    missed = []
+    if "latency" in scenes:
+        ours, theirs = middle("latency", "p50_ms")
+        missed += [f"latency: p50 {ours:.2f} ms against {theirs:.2f}"] * (ours > 2 * theirs)
+    if "fan-out" in scenes:
+        ours, theirs = middle("fan-out", "events_per_second")
+        missed += [f"fan-out: {ours:,.0f} events/s against {theirs:,.0f}"] * (ours < theirs / 2)
+    if "idle" in scenes:
+        ours = middle("idle", "ratio")[0]
+        missed += [f"idle: {ours:.2f} of the puts without watchers"] * (ours < 0.9)
+    if "catch-up" in scenes:
+        before, during = (
+            middle("catch-up", f"{word}_p99_ms")[0] for word in ("before", "meanwhile")
+        )
+        missed += [f"catch-up: p99 {during:.1f} ms, {before:.1f} before"] * (during > 2 * before)
+    return missed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; exit code 1 when a floor is not met."""
+    options = bench.parser(__doc__)
+    options.add_argument("--only", choices=NAMES, nargs="+", help="some scenes; no docs")
+    options.add_argument("--rounds", type=int, help="rounds for each server (3)")
+    options.add_argument("--seconds", type=float, help="length of a run (5)")
+    given = options.parse_args(arguments)
+    rounds = given.rounds or (1 if given.quick else 3)
+    seconds = given.seconds or (1.0 if given.quick else 5.0)
+    history = 10_000 if given.quick else 100_000
+    both = bench.servers(given)
+    facts = results.facts(*both)
+    scenes: dict[str, list[list[dict[str, float]]]] = {}
+    for scene in given.only or NAMES:
+        runs: list[list[dict[str, float]]] = [[], []]
+        for order in turns(rounds):
+            for which in order:
+                runs[which].append(run(both[which], scene, seconds, history, given.directory))
+        scenes[scene] = runs
+    result: dict[str, Any] = {
+        "facts": facts,
+        "labels": [server.label for server in both],
+        "rounds": rounds,
+        "seconds": seconds,
+        "history": history,
+        "scenes": scenes,
+    }
+    print(report.watch_section(result))
+    if not (given.quick or given.only or given.no_docs):
+        results.save("watch", result)
+        report.write()
+    missed = floors_missed(scenes)
+    for line in missed:
+        print(f"floor not met: {line}")
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

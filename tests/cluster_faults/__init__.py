@@ -1,0 +1,1 @@
+"""Clusters of real processes under load and under faults."""

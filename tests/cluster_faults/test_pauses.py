@@ -1,0 +1,236 @@
+"""Members and actors that stand still, and disks that are slow or fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from random import Random
+
+import pytest
+from _pytest.mark.structures import ParameterSet
+
+from tests.cluster import Cluster, ClusterMember
+from tests.cluster_faults.history import History
+from tests.cluster_faults.load import Load, Probe
+from tests.cluster_faults.second_opinion import judge
+from tests.cluster_faults.timing import ELECTION_SECONDS, FAST, milliseconds, percentile
+
+pytestmark = pytest.mark.e2e
+
+CLIENTS = 6
+CALL_SECONDS = 1.0
+FROZEN_SECONDS = 3 * ELECTION_SECONDS
+ROUNDS_SLOW = int(os.environ.get("TROUPED_CLUSTER_ROUNDS", "20"))
+SLOW_SYNC_SECONDS = 0.5  # issue 3, must show 5
+FROZEN_ACTORS = ("raft-node", "applier", "transport", "gateway-0", "snapshotter", "lessor")
+DATA_LOSS_STATUS = 74
+
+
+def rarely(*values: str, often: int) -> list[ParameterSet]:
+    """Return parameters of which only the first `often` belong to the default run."""
+    return [
+        pytest.param(value, marks=[pytest.mark.slow] if place >= often else [])
+        for place, value in enumerate(values)
+    ]
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster whose frozen actors are left alone, each disk obeying `orders`."""
+    folder = tmp_path_factory.mktemp("faulty")
+
+    def environ(number: int) -> dict[str, str]:
+        return {"TROUPED_FAULT_IO": str(folder / f"orders-{number}")}
+
+    flags = list(FAST)
+    probe = Cluster(folder, environ=environ)
+    if probe.is_trouped:
+        flags.append("--stuck-detection=false")
+    with Cluster(folder, flags=flags, environ=environ) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def history(faulty: Cluster) -> History:
+    """One for all tests: what one left of unknown fate may take effect in the next."""
+    begun = History(judge)
+    begun.begin(faulty.client(faulty.leader()))
+    return begun
+
+
+@pytest.fixture
+def cluster(faulty: Cluster) -> Iterator[Cluster]:
+    faulty.spawn()
+    faulty.wait_ready()
+    faulty.leader()
+    yield faulty
+    for number in range(3):
+        order(faulty, faulty.members[number])
+
+
+def order(cluster: Cluster, member: ClusterMember, **orders: float) -> None:
+    """Tell a member's disk how to behave (see storage/faults.py); nothing: healthy."""
+    path = cluster.folder / f"orders-{cluster.members.index(member)}"
+    written = path.with_suffix(".new")
+    written.write_text(json.dumps(orders))
+    written.replace(path)
+
+
+@contextmanager
+def under_load(cluster: Cluster, history: History, seed: int = 1) -> Iterator[tuple[Load, Probe]]:
+    """Run clients at all members; check the history after the block."""
+    with ExitStack() as stack:
+        load = stack.enter_context(
+            Load(history, cluster.endpoints, CLIENTS, seed=seed, pause=0.005, seconds=CALL_SECONDS)
+        )
+        probe = stack.enter_context(Probe(history, cluster.endpoints, seconds=CALL_SECONDS))
+        load.wait_for(CLIENTS)
+        yield load, probe
+        probe.wait_after(time.monotonic())
+    history.check(cluster.client(cluster.leader()))
+    cluster.wait_applied()
+    assert len(cluster.hashes()) == 1
+
+
+def whole(cluster: Cluster) -> bool:
+    statuses = cluster.statuses()
+    return len(statuses) == 3 and len({(s.leader, s.raftTerm) for s in statuses}) == 1
+
+
+def healed_after(cluster: Cluster, moment: float, probe: Probe) -> float:
+    cluster.wait_for(lambda: whole(cluster), "one leader for all")
+    return max(time.monotonic() - moment, probe.wait_after(moment))
+
+
+def test_a_frozen_leader_is_replaced_and_serves_nothing_stale_when_it_wakes(
+    cluster: Cluster, history: History
+) -> None:
+    leader, term = cluster.leader(), cluster.term()
+
+    with under_load(cluster, history) as (_, probe):
+        with cluster.frozen(leader):
+            without = probe.wait_after(time.monotonic())
+            time.sleep(ELECTION_SECONDS)
+        healed = healed_after(cluster, time.monotonic(), probe)
+
+    print(f"next write {without:.2f} s, whole {healed:.2f} s after waking")  # noqa: T201
+    assert cluster.leader() is not leader
+    assert cluster.term() <= term + 3
+    assert healed <= 4 * ELECTION_SECONDS
+
+
+def test_a_frozen_follower_is_not_missed(cluster: Cluster, history: History) -> None:
+    leader, term = cluster.leader(), cluster.term()
+    follower = cluster.others(leader)[0]
+
+    with under_load(cluster, history) as (_, probe):
+        begun = time.monotonic()
+        with cluster.frozen(follower):
+            time.sleep(FROZEN_SECONDS)
+        gap = probe.longest_gap(begun, time.monotonic())
+        healed = healed_after(cluster, time.monotonic(), probe)
+
+    print(f"longest gap {gap * 1e3:.0f} ms, whole {healed:.2f} s after waking")  # noqa: T201
+    assert (cluster.leader(), cluster.term()) == (leader, term)
+    assert gap < ELECTION_SECONDS
+    assert healed <= 4 * ELECTION_SECONDS
+
+
+@pytest.mark.parametrize("actor", rarely(*FROZEN_ACTORS, often=2))
+def test_a_frozen_actor_of_the_leader_breaks_no_promise(
+    cluster: Cluster, history: History, actor: str
+) -> None:
+    if not cluster.is_trouped:
+        pytest.skip("only trouped has actors")
+    leader, term = cluster.leader(), cluster.term()
+
+    with under_load(cluster, history) as (_, probe):
+        with cluster.frozen(leader, actor):
+            begun = time.monotonic()
+            time.sleep(FROZEN_SECONDS)
+            gap = probe.longest_gap(begun, time.monotonic())
+        healed = healed_after(cluster, time.monotonic(), probe)
+
+    passed = cluster.term() - term
+    print(  # noqa: T201
+        f"{actor}: longest gap {gap * 1e3:.0f} ms, {passed} terms, whole {healed:.2f} s after"
+    )
+    assert healed <= 4 * ELECTION_SECONDS
+    if actor not in ("raft-node", "transport"):  # without these two nobody hears of the leader
+        assert passed == 0
+
+
+@pytest.mark.parametrize("victims", rarely("all", "follower", "leader", often=2))
+def test_syncs_of_half_a_second_lose_nothing_and_depose_nobody(
+    cluster: Cluster, history: History, victims: str
+) -> None:
+    if not cluster.is_trouped:
+        pytest.skip("etcd has no such hook")
+    leader, term = cluster.leader(), cluster.term()
+    chosen = {
+        "leader": [leader], "follower": cluster.others(leader)[:1], "all": cluster.members,
+    }[victims]  # fmt: skip
+
+    with under_load(cluster, history) as (load, probe):
+        for member in chosen:
+            order(cluster, member, sync_seconds=SLOW_SYNC_SECONDS)
+        begun = time.monotonic()
+        load.wait_for(3)
+        time.sleep(FROZEN_SECONDS)
+        gap = probe.longest_gap(begun, time.monotonic())
+        for member in chosen:
+            order(cluster, member)
+        healed = healed_after(cluster, time.monotonic(), probe)
+
+    print(  # noqa: T201
+        f"{victims}: longest gap {gap * 1e3:.0f} ms, {cluster.term() - term} terms, whole "
+        f"{healed:.2f} s after"
+    )
+    assert cluster.term() == term
+    assert gap < 3 * SLOW_SYNC_SECONDS
+    assert healed <= 4 * ELECTION_SECONDS
+    if victims == "follower":
+        assert gap < SLOW_SYNC_SECONDS  # the other two are a quorum
+
+
+def test_a_leader_whose_disk_fails_ends_and_the_others_go_on(
+    cluster: Cluster, history: History
+) -> None:
+    if not cluster.is_trouped:
+        pytest.skip("etcd has no such hook")
+    leader = cluster.leader()
+
+    with under_load(cluster, history) as (_, probe):
+        order(cluster, leader, sync_errno=5)
+        assert leader.process is not None
+        status = leader.process.wait(20.0)
+        without = probe.wait_after(time.monotonic())
+        order(cluster, leader)
+        leader.restart()
+
+    print(f"exit status {status}, next write after {without:.2f} s")  # noqa: T201
+    assert status == DATA_LOSS_STATUS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["member", *FROZEN_ACTORS])
+def test_20_freezes_heal_within_election_timeouts(
+    cluster: Cluster, history: History, what: str
+) -> None:
+    if not cluster.is_trouped and what != "member":
+        pytest.skip("only trouped has actors")
+    chance, healed, term = Random(8), [], cluster.term()
+    for number in range(ROUNDS_SLOW):
+        with under_load(cluster, history, seed=number) as (_, probe):
+            leader = cluster.leader()
+            victim = chance.choice(cluster.others(leader)) if number % 2 else leader
+            with cluster.frozen(victim, None if what == "member" else what):
+                time.sleep(chance.uniform(0.0, 4 * ELECTION_SECONDS))
+            healed.append(healed_after(cluster, time.monotonic(), probe))
+
+    print(f"{what}: whole after {milliseconds(healed)}, {cluster.term() - term} terms")  # noqa: T201
+    assert percentile(healed, 50) <= 2 * ELECTION_SECONDS
+    assert max(healed) <= 4 * ELECTION_SECONDS
