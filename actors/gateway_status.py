@@ -85,8 +85,9 @@ class MemberWords:
         """Whether everything ever acknowledged in the cluster is in this member's database.
 
         The raft node says so while it leads as the only voter, without learners, and the database
-        has caught up with its term. Nobody else can acknowledge anything then, and what this member acknowledges it
-        has committed before, so a view opened now is linearizable without asking for an index.
+        has caught up with its term. Nobody else can acknowledge anything then, and what this
+        member acknowledges it has committed before, so a view opened now is linearizable without
+        asking for an index.
         True outlives the raft node: without it no voter can be added either.
         """
         return bool(self._words[self._raft + RaftMetric.SOLE_VOTER])

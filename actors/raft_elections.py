@@ -5,7 +5,8 @@
 3. A member that starts, sees others and no leader, leaves only two ticks to a first election, as it
    need not wait for a leader that died long ago (etcd's adjustTicks).
 4. A follower whose leader's process is gone forgets it and asks for pre-votes after a short random
-   pause. Whoever still hears that leader refuses, so a cut link harms nobody.
+   pause, and again about every heartbeat for an election timeout: others may notice later, or may
+   have asked at the same moment. Whoever still hears that leader refuses: a cut link harms nobody.
 5. A member that is stopped hands leadership to the voter connected longest.
 """
 
@@ -27,14 +28,22 @@ class Elections:
     """See the module docstring. Times are CLOCK_MONOTONIC in seconds."""
 
     def __init__(
-        self, node: RawNode, *, licensed: bool, fast_forward: bool, election_timeout: float
+        self,
+        node: RawNode,
+        *,
+        licensed: bool,
+        fast_forward: bool,
+        heartbeat_interval: float,
+        election_timeout: float,
     ) -> None:
-        """`licensed` and `fast_forward` are rules 2 and 3; `election_timeout` in seconds."""
+        """`licensed` and `fast_forward` are rules 2 and 3; times in seconds."""
         self._node = node
         self._licensed_until = time.monotonic() + election_timeout / 2 if licensed else 0.0
         self._fast_forward = fast_forward
+        self._heartbeat_interval = heartbeat_interval
         self._election_timeout = election_timeout
         self._campaign_at: float | None = None
+        self._campaign_until = 0.0
         self._leave_by: float | None = None
         self._chance = random.SystemRandom()
 
@@ -57,15 +66,22 @@ class Elections:
         if not lead or lead not in members:
             return None
         self._node.forget_leader()
-        self._campaign_at = time.monotonic() + self._chance.random() * LOST_LEADER_SECONDS
+        now = time.monotonic()
+        self._campaign_until = now + self._election_timeout
+        self._campaign_at = now + self._chance.random() * LOST_LEADER_SECONDS
         return self._campaign_at
 
-    def tick(self, now: float) -> None:
-        """Campaign if rule 4 says so."""
-        if self._campaign_at is not None and now >= self._campaign_at:
-            self._campaign_at = None
-            if not self._node.raft.lead:
-                self._node.campaign()
+    def tick(self, now: float) -> float | None:
+        """Campaign if rule 4 says so; return when to be called for it again."""
+        if self._campaign_at is None or now < self._campaign_at:
+            return self._campaign_at
+        self._campaign_at = None
+        if not self._node.raft.lead:
+            self._node.campaign()
+            again = now + self._heartbeat_interval * (1 + self._chance.random())
+            if again < self._campaign_until:
+                self._campaign_at = again
+        return self._campaign_at
 
     def raft_ticked(self, active_peers: int) -> None:
         """Raft's clock has ticked: rule 3."""

@@ -157,6 +157,7 @@ class RaftNode(Actor):
             self._node,
             licensed=self._words_of_role.take_licence(self._term),
             fast_forward=bool(config.get("initial_election_tick_advance", True)),
+            heartbeat_interval=self._tick_length,
             election_timeout=self._election_timeout,
         )
         self._elections.alone(self._conf_state.voters)
@@ -297,7 +298,7 @@ class RaftNode(Actor):
         """Raft's clock: one tick each heartbeat interval, none made up for after a long pause."""
         now = message.now
         self._feed.tell_late(now, self._words[self._applied_word])
-        self._elections.tick(now)
+        campaign_at = self._elections.tick(now)
         if now >= self._next_tick:
             self._node.tick()
             self._next_tick = max(self._next_tick + self._tick_length, now)
@@ -309,7 +310,8 @@ class RaftNode(Actor):
         again = self._elections.may_stop(now)
         if again == 0.0:
             self.actor_inbox.put(Envelope(pykka.messages._ActorStop()))
-        self.actor_inbox.wake_at(min(self._next_tick, again or self._next_tick))
+        wishes = (self._next_tick, again, campaign_at)
+        self.actor_inbox.wake_at(min(when for when in wishes if when))
 
     def _ask_stop(self) -> dict[str, Any]:
         self.actor_inbox.put(Envelope(Leave()))

@@ -29,6 +29,8 @@ APPLIER_ALLOWANCES: Final = {
 }
 RAFT_NODE_ALLOWANCES: Final = {FLUSH_TAG: 10.0, TICK_TAG: 10.0, _TAGS[Durable]: 10.0}
 
+# Writes stand still while one of these is away, and others elect a new leader if it takes long.
+SOON: Final = 0.1
 STORAGE_FAILED: Final = frozenset({STORAGE_EXIT_CODE})
 
 
@@ -36,6 +38,7 @@ STAGE: Final = (
     ChildSpec(
         name="transport",
         module="actors.transport",
+        backoff_max=SOON,
         exit_code=86,
         reason="first up, last down: raft must be able to speak while the others come and go",
         listens=("peer",),
@@ -45,6 +48,7 @@ STAGE: Final = (
     ChildSpec(
         name="applier",
         module="actors.applier",
+        backoff_max=SOON,
         exit_code=82,
         final_exit_codes=STORAGE_FAILED,
         reason="the only writer of the database; one transaction may be long",
@@ -54,6 +58,7 @@ STAGE: Final = (
     ChildSpec(
         name="raft-node",
         module="actors.raft_node",
+        backoff_max=SOON,
         exit_code=81,
         final_exit_codes=STORAGE_FAILED,
         reason="owns the log; a slow disk may hold up one fdatasync",

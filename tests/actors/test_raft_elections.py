@@ -37,7 +37,13 @@ def follower(*, voters: tuple[int, ...] = (1, 2, 3)) -> RawNode:
 
 def elections(node: RawNode, *, licensed: bool = False, forward: bool = False) -> Elections:
     """Return the rules for a node."""
-    return Elections(node, licensed=licensed, fast_forward=forward, election_timeout=TIMEOUT)
+    return Elections(
+        node,
+        licensed=licensed,
+        fast_forward=forward,
+        heartbeat_interval=0.1,
+        election_timeout=TIMEOUT,
+    )
 
 
 def asked(node: RawNode) -> set[type]:
@@ -81,6 +87,34 @@ def test_a_follower_whose_leader_is_gone_asks_for_pre_votes() -> None:
     rules.tick(at)
 
     assert MsgPreVote in asked(node)
+
+
+def test_who_was_refused_asks_again_until_an_election_timeout_has_passed() -> None:
+    node = follower()
+    rules = elections(node)
+    node.step(MsgHeartbeat(1, 2, 5))
+    asked(node)
+    at = rules.lost([2])
+    began, tries = at, 0
+    while at is not None:
+        at = rules.tick(at)
+        tries += MsgPreVote in asked(node)
+        assert at is None or at < (began or 0.0) + TIMEOUT
+
+    assert 4 <= tries <= 11
+
+
+def test_who_hears_of_a_leader_asks_no_more() -> None:
+    node = follower()
+    rules = elections(node)
+    node.step(MsgHeartbeat(1, 2, 5))
+    asked(node)
+    at = rules.lost([2])
+    node.step(MsgHeartbeat(1, 3, 6))
+    asked(node)
+
+    assert rules.tick(at or 0.0) is None
+    assert not node.has_ready()
 
 
 def test_the_loss_of_another_follower_changes_nothing() -> None:
