@@ -21,6 +21,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
+from actors import failpoints
 from actors.base import Actor, handles, run
 from actors.lease_metrics import LeaseCounts
 from actors.messages import (
@@ -189,7 +190,9 @@ class Applier(Actor):
         )
         self._held = None
         self._waiting.clear()  # what it holds, and what raft has thrown away; the rest comes again
+        failpoints.hit("applyBeforeOpenSnapshot")
         store = self._switch_to(message.term, message.index)
+        failpoints.hit("applyAfterOpenSnapshot")
         self._store.abandon()
         self._store = store
         self._machine = Machine(self._store)
@@ -274,7 +277,9 @@ class Applier(Actor):
         started = time.monotonic_ns()
         compact_revision = machine.compact_revision
         try:
+            failpoints.hit("beforeStartDBTxn")
             self._store.begin()
+            failpoints.hit("afterStartDBTxn")
             batches, conf_changed = self._apply_entries(entries)
             machine.flush()
         except DiskFullError:
@@ -302,7 +307,9 @@ class Applier(Actor):
         """Commit the open transaction and tell everyone."""
         machine = self._machine
         try:
+            failpoints.hit("beforeCommit")
             self._store.commit()
+            failpoints.hit("afterCommit")
         except DiskFullError:
             self._waiting = held.entries + self._waiting
             self._wait_for_space()
@@ -360,9 +367,11 @@ class Applier(Actor):
         conf_changed = False
         for entry in entries:
             if entry.type != EntryType.NORMAL:
+                failpoints.hit("beforeApplyOneConfChange")
                 self._apply_conf_change(entry)
                 conf_changed = True
                 continue
+            failpoints.hit("beforeApplyOneEntryNormal")
             applied = machine.apply(entry.index, entry.term, entry.data)
             gateway = self._sessions.get(applied.session)
             if gateway is not None:
@@ -399,12 +408,16 @@ class Applier(Actor):
 
     def _prune_once(self) -> None:
         rows, self._prune_rows = self._prune_rows, 0
+        failpoints.hit("compactAfterAcquiredBatchTxLock")
         try:
             progress = prune_slice(self._store, rows)
         except DiskFullError:
             self._store.rollback()
             self.send("compactor", Pruned(self._machine.compact_revision, 0, 0, False))
             return
+        failpoints.hit("compactAfterCommitBatch")
+        if progress.finished:
+            failpoints.hit("compactAfterSetFinishedCompact")
         self.count(ApplierMetric.PRUNED_KEYS, progress.keys)
         self.metric(ApplierMetric.PRUNED_TO, max(0, self._store.pruned_to()))
         self.send(

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Final, TypeVar
 import pykka
 from pykka._envelope import Envelope
 
+from actors import failpoints
 from actors.faults import ActorFaults, Fault
 from actors.messages import Noise
 from actors.observing import CORRELATIONS, LOCAL_TAG, Observer
@@ -92,6 +93,7 @@ class Actor(pykka.ThreadingActor):
         )
         self.observer = Observer(self.links, self.board, context.name)
         self.slow_seconds = 0.0
+        failpoints.arm(context.run_dir, self.note_progress)
         self.faults = ActorFaults(self, enabled=bool(context.config.get("enable_faults")))
         super().__init__()
         self._bound = {cls: getattr(self, name) for cls, name in self._handlers.items()}

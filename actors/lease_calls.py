@@ -17,6 +17,7 @@ import random
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from actors import failpoints
 from actors.messages import LeaseAsk
 from kv.errors import NO_LEADER, REQUEST_TOO_MANY_REQUESTS, TIMEOUT, Status
 from kv.lease import AGAIN, UNKNOWN
@@ -155,6 +156,7 @@ class LeaseCalls:
             answer.settle()
 
     def _look(self, view: Any, question: _Question) -> None:
+        failpoints.hit("beforeLookupWhenLeaseTimeToLive")
         if view.lease(question.lease) is not None and not question.answer.closed:
             self._ask_later(question)
             return

@@ -108,6 +108,19 @@ def decode_peer(data: bytes) -> PeerMessage:
     return message
 
 
+def read_peer(sender: int, receiver: int, data: bytes) -> PeerMessage | None:
+    """Return the message that `sender` sent to `receiver`; None if it is not that.
+
+    A snapshot never comes this way: its file has to be here first.
+    """
+    try:
+        received = decode_peer(data)
+    except PeerMessageError:
+        return None
+    own = received.from_ == sender and received.to == receiver
+    return received if own and type(received) is not MsgSnap else None
+
+
 def _pack(fields: tuple[Any, ...]) -> bytes:
     data: bytes = msgpack.packb(fields)
     return data

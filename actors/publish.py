@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import msgpack
 
+from actors import failpoints
 from actors.proposals import Proposals
 from kv.batch import Op
 from kv.errors import Status
@@ -53,6 +54,7 @@ class Publisher:
             self._ready()
         elif publish and not published:
             name, urls = self._attributes
+            failpoints.hit("beforePublishing")
             self._in_flight = True
             data = msgpack.packb((self._member_id, name, list(urls)))
             self._proposals.add(Op.MEMBER_ATTRIBUTES, data, _Step(self))

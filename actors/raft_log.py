@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from actors import failpoints
 from actors.messages import Durable
 from actors.raft_sync import SyncThread
 from actors.recovery import Recovered
@@ -41,8 +42,12 @@ class RaftLog:
         catchup: int,
         max_wals: int,
         out_of_space: Callable[[str], None],
+        watch: Callable[[int], None],
     ) -> None:
-        """`out_of_space(text)` is called for every try on a full disk, with "" when it is over."""
+        """`out_of_space(text)` is called for every try on a full disk, with "" when it is over.
+
+        `watch(descriptor)` is called with what becomes readable when `synced` has news.
+        """
         self.wal = recovered.wal
         self.storage = recovered.storage
         self.snapshot_index = recovered.snapshot.index
@@ -58,6 +63,7 @@ class RaftLog:
         self._catchup = catchup
         self._max_wals = max_wals
         self._out_of_space = out_of_space
+        self._watch = watch
         self._unwritten: HardState | None = None
         self._prepared = False
         self._pending: deque[tuple[int, Sequence[AfterAppend]]] = deque()
@@ -81,6 +87,7 @@ class RaftLog:
             self.storage.set_hard_state(hard_state)
         if not now:
             return
+        failpoints.hit("raftBeforeSave")
         while True:
             try:
                 self.wal.append(entries, self._unwritten)
@@ -115,6 +122,7 @@ class RaftLog:
     def install(self, snapshot: Snapshot) -> None:
         """Record a snapshot whose file is complete and durable; the log goes on after it."""
         metadata = snapshot.metadata
+        failpoints.hit("raftBeforeSaveSnap")
         while True:
             try:
                 self.wal.save_snapshot(metadata)
@@ -123,7 +131,10 @@ class RaftLog:
                 self._out_of_space(str(error))
                 time.sleep(SPACE_RETRY_SECONDS)
         self._out_of_space("")
+        failpoints.hit("raftAfterSaveSnap")
+        failpoints.hit("raftBeforeApplySnap")
         self.storage.apply_snapshot(snapshot)
+        failpoints.hit("raftAfterApplySnap")
         self.snapshot_index = metadata.index
         self.memory_bytes = 0
         self.conf_indexes.clear()
@@ -147,14 +158,19 @@ class RaftLog:
 
     def sync(self) -> None:
         """Sync here and now."""
+        failpoints.hit("walBeforeSync")
         started = time.monotonic_ns()
         self.wal.sync()
         self.sync_ns = time.monotonic_ns() - started
+        failpoints.hit("walAfterSync")
+        failpoints.hit("raftAfterSave")
 
     def sync_behind(self, responses: Sequence[AfterAppend]) -> None:
         """Sync on the other thread; `responses` come out of `durable` after that."""
+        failpoints.hit("walBeforeSync")
         if self.syncer is None:
             self.syncer = SyncThread(self.wal.sync)
+            self._watch(self.syncer.descriptor)
         self._pending.append((self.syncer.submit(), responses))
 
     def wait_in_line(self, responses: Sequence[AfterAppend]) -> None:
@@ -165,6 +181,8 @@ class RaftLog:
         """Return what may leave now that the sync thread has finished something."""
         assert self.syncer is not None, "nobody syncs"
         done, self.sync_ns = self.syncer.outcome()
+        failpoints.hit("walAfterSync")
+        failpoints.hit("raftAfterSave")
         leaving: list[AfterAppend] = []
         while self._pending and self._pending[0][0] <= done:
             leaving += self._pending.popleft()[1]
@@ -207,6 +225,7 @@ class RaftLog:
                 self.memory_bytes -= len(entry.data)
             self.storage.compact(keep_from)
         self.wal.release(self.storage.first_index() - 1, self._max_wals)
+        failpoints.hit("raftAfterWALRelease")
 
     def close(self) -> None:
         """End the sync thread and close the files."""

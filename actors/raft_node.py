@@ -43,7 +43,7 @@ from actors.messages import (
     TransferLeader,
 )
 from actors.metrics import ApplierMetric, Histogram, RaftMetric, TransportMetric
-from actors.peer_codec import PeerMessageError, decode_peer, encode_peer
+from actors.peer_codec import decode_peer, encode_peer, read_peer
 from actors.raft_elections import Elections
 from actors.raft_feed import APPLY_BYTES_MAX, Feed
 from actors.raft_grant import Granting
@@ -59,10 +59,12 @@ from raft.errors import ProposalDroppedError, StepPeerNotFoundError
 from raft.message import message
 from raft.messages import (
     Message,
+    MsgProp,
     MsgSnap,
     MsgStorageAppend,
     MsgStorageApply,
 )
+from raft.progress import REPLICATE
 from raft.raw_node import RawNode, Ready
 from raft.size import NO_LIMIT
 from raft.state import EntryType, HardState
@@ -71,6 +73,7 @@ from transport.counters import Cell
 from transport.links import Welcome
 from transport.mailbox import Flush, Tick
 
+FAST_SYNC_NS: Final = 5_000_000
 WATCHED_SYNC_NS: Final = 250_000  # the applier watches for longer than that
 WAITING_BYTES_MAX: Final = 64 << 20
 MSG_BYTES_MAX: Final = 512 << 10
@@ -103,9 +106,8 @@ class RaftNode(Actor):
         self._early_durable: Durable | None = None
         self._term_first_index = 0
         self._out_of_space = False
-        self._watching = False
         self._transport_is_new = False
-        self._outbox = Outbox(self._send_transport)
+        self._outbox = Outbox(self._send_transport, self._may_hold)
         self.metric(RaftMetric.NO_SPACE, 0)
         self._sole_voter = False
         self.metric(RaftMetric.SOLE_VOTER, 0)
@@ -126,6 +128,7 @@ class RaftNode(Actor):
             catchup=int(config["snapshot_catchup_entries"]),
             max_wals=int(config["max_wals"]),
             out_of_space=self._note_space,
+            watch=lambda descriptor: self.actor_inbox.watch(descriptor, self._synced),
         )
         self._storage = self._log.storage
         self._feed = Feed(self._storage, self._send_applier, self._applier_open)
@@ -243,15 +246,13 @@ class RaftNode(Actor):
     def peer_received(self, message: PeerReceived) -> None:
         """Step what other members sent; what is none of raft's is dropped and counted."""
         for sender, payload in zip(message.senders, message.payloads, strict=True):
-            try:
-                received = decode_peer(payload)
-            except PeerMessageError:
-                self.count(RaftMetric.PEER_MESSAGES_REFUSED)
-                continue
-            if received.from_ != sender or received.to != self._id or type(received) is MsgSnap:
+            received = read_peer(sender, self._id, payload)
+            if received is None:
                 self.count(RaftMetric.PEER_MESSAGES_REFUSED)
                 continue
             self._step(received)
+            if type(received) is MsgProp and self._node.is_leader:
+                self._outbox.forwarded(sender, self._node.raft.log.last_index())
 
     def _step(self, received: Message) -> None:
         try:
@@ -350,7 +351,9 @@ class RaftNode(Actor):
             self._propose_all()
             self._advance()
         self._tell_committed()
-        self._feed.pull()  # first: a client waits for this, followers hear of the commit after it
+        if not self._node.is_leader:
+            self._send_outbox()  # first: the leader waits for it
+        self._feed.pull()
         self._send_outbox()
         self._requests = 0
 
@@ -427,10 +430,12 @@ class RaftNode(Actor):
             else:
                 log.wait_in_line(order.responses)
             return
-        if not (log.settled and self._conf_state.voters == (self._id,)):
+        alone = self._conf_state.voters == (self._id,)
+        # A follower whose disk is fast saves the way to the thread and back; a sync that turns out
+        # slow holds it up once, which no leader minds.
+        fast = not self._node.is_leader and log.sync_ns < FAST_SYNC_NS
+        if not (log.settled and (alone or fast)):
             log.sync_behind(order.responses)
-            if not self._watching:
-                self._watch_syncs()
             return
         self._send_ahead(order)
         self._send_outbox()
@@ -440,11 +445,6 @@ class RaftNode(Actor):
             self.metric(RaftMetric.COMMITTED_INDEX, entries[-1].index)
         self._fsync.observe(log.sync_ns)
         self._let_out(order.responses)
-
-    def _watch_syncs(self) -> None:
-        self._watching = True
-        assert self._log.syncer is not None
-        self.actor_inbox.watch(self._log.syncer.descriptor, self._synced)
 
     def _synced(self) -> None:
         """The sync thread has finished something; a Flush follows."""
@@ -522,6 +522,7 @@ class RaftNode(Actor):
         if self._node.is_leader:
             self._renew_grant(time.monotonic())
         else:
+            self._outbox.forget()
             self._sole_voter = False
             self.metric(RaftMetric.SOLE_VOTER, 0)
             self._send_grant(self._granting.ended(self._term))
@@ -564,9 +565,16 @@ class RaftNode(Actor):
     def _send_transport(self, order: PeerMessages, items: int) -> bool:
         return self.links.is_open("transport") and self.send("transport", order, items)
 
+    def _may_hold(self, member: int) -> bool:
+        progress = self._node.raft.tracker.progress.get(member)
+        return self._node.is_leader and progress is not None and progress.state is REPLICATE
+
     def _send_outbox(self) -> None:
-        for member in self._outbox.flush():
+        dropped, again = self._outbox.flush(time.monotonic())
+        for member in dropped:
             self._node.report_unreachable(member)
+        if again is not None:
+            self.actor_inbox.wake_at(again)
 
     def stats(self) -> dict[str, Any]:
         """Return term, role, indexes and, on a leader, the progress of the others."""

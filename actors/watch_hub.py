@@ -16,6 +16,7 @@ import heapq
 from collections.abc import Callable
 from typing import Any, Final
 
+from actors import failpoints
 from actors.watch_pass import Pass, Run
 from kv.watch import Sink, Watcher
 from storage.events import EventReader
@@ -181,6 +182,7 @@ class WatchHub:
         if self._pass is None:
             self._pass = self._next_pass()
         if self._pass is not None:
+            failpoints.hit("beforeSyncWatchers")
             self._step_cursors(self._pass)
             self._hold()
             self.turned()
@@ -282,6 +284,7 @@ class WatchHub:
 
     def _hand_out(self, under_way: Pass) -> list[Sink]:
         """Give out what was read and park who could not take it; return the sinks to flush."""
+        failpoints.hit("beforeSendWatchResponse")
         slow, sinks, given = under_way.hand_out()
         self.events += given
         for run, watcher in slow:

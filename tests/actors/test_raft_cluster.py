@@ -78,6 +78,8 @@ class Node:
             select.select([self.actor._log.syncer.descriptor], [], [], 5)
             self.actor._synced()
             self.actor.flush(Flush())
+        while self.actor._outbox._held:  # news of a commit, held for a moment
+            self.actor.flush(Flush())
         for apply in self.take(Apply):
             assert apply.first_index + len(apply.datas) - 1 <= apply.committed
             self.actor._words[self.applied_word] = apply.committed
