@@ -171,7 +171,13 @@ class Gateway(LoopActor):
         self._generation = self._status.applier(ApplierMetric.GENERATION)  # before CURRENT is read
         self._reader = Reader(self._directory)
         self.header = HeaderWriter(self._status.cluster_id, self._status.member_id)
-        self._reads = Reads(self._reader, self._ask_index, self._timeout, self._timeouts.of_read)
+        self._reads = Reads(
+            self._reader,
+            self._ask_index,
+            self._timeout,
+            self._timeouts.of_read,
+            incarnation=self.context.incarnation,
+        )
         self._scans = Scans(self._reader, self.header, self.loop.call_soon)
         self._health = HealthService(self.is_ready)
         self._start_watch(config)

@@ -4,8 +4,9 @@ A linearizable read waits until the raft node has confirmed an index and a *view
 transaction) holds it. What messages say of progress only wakes: the applied index that counts is
 read in the same transaction as the data, so a reader can wait but never lie.
 
-Invariants: ReadIndex ids grow for ever; a read is served by a view whose applied_index is at least
-the index confirmed for an id asked *after* the read came.
+Invariants: ReadIndex ids grow for ever, over restarts of the gateway too, so that an answer to a
+predecessor's question is never taken for one to ours; a read is served by a view whose
+applied_index is at least the index confirmed for an id asked *after* the read came.
 """
 
 from __future__ import annotations
@@ -47,11 +48,15 @@ class Reads:
     ask: Callable[[int], None]
     timeout: float
     timed_out: Callable[[float], Status] = lambda start: TIMEOUT
+    incarnation: int = 0
     _new: list[Read] = field(default_factory=list)
     _now: list[Read] = field(default_factory=list)
     _rounds: deque[_Round] = field(default_factory=deque)
     _parked: deque[_Parked] = field(default_factory=deque)
     _next_id: int = 0
+
+    def __post_init__(self) -> None:
+        self._next_id = self.incarnation << 32
 
     def __len__(self) -> int:
         waiting = sum(len(r.reads) for r in self._rounds) + sum(len(p.reads) for p in self._parked)

@@ -219,3 +219,17 @@ def test_a_read_may_ask_for_another_while_it_is_served(desk: Desk) -> None:
     desk.reads.flush(0.0)
 
     assert (early, second.outcomes) == ([], [0])
+
+
+def test_an_answer_to_a_gateway_that_has_died_confirms_nothing_of_its_successor() -> None:
+    asked: list[int] = []
+    before = Reads(None, asked.append, TIMEOUT_SECONDS, incarnation=1)  # type: ignore[arg-type]
+    after = Reads(None, asked.append, TIMEOUT_SECONDS, incarnation=2)  # type: ignore[arg-type]
+    for reads in (before, before, before, after):
+        reads.add(Asker(), lambda view, call: None, serializable=False)  # type: ignore[arg-type]
+        reads.flush(0.0)
+
+    after.confirmed(asked[2], 7)
+
+    assert len(after) == 1
+    assert asked == sorted(asked)
