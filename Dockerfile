@@ -22,6 +22,7 @@ COPY api api
 COPY control control
 COPY actors actors
 COPY supervisor supervisor
+COPY pytest_trouped pytest_trouped
 RUN python3 -m venv /opt/trouped \
     && /opt/trouped/bin/pip install --no-cache-dir --find-links=/wheelhouse . \
     && /opt/trouped/bin/pip uninstall --yes pip setuptools

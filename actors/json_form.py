@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
-import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from typing import Any, Final
 
 import msgpack
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from actors import messages
 from actors.wire import WIRE
@@ -29,6 +28,7 @@ from kv.batch import Batch, BatchDecodeError, Op, decode_batch, encode_batch
 from raft.state import EntryType
 
 CLASSES: Final[dict[str, type[Any]]] = {cls.__name__: cls for cls in WIRE.values()}
+_HINTS: Final = {cls: typing.get_type_hints(cls) for cls in WIRE.values()}
 STREAM_MESSAGES: Final = frozenset({"Hello", "Welcome"})
 """What links say to each other; nobody else may."""
 SHOWN: Final[dict[int, type[Any]]] = {
@@ -52,7 +52,6 @@ PUBLIC: Final = frozenset(
 NUMBERS_AS_BYTES: Final = frozenset({"LeaseFacts", "LeaseAsk"})
 
 
-
 class MessageFormError(ValueError):
     """What was written is no message; the text says what is wrong."""
 
@@ -60,7 +59,7 @@ class MessageFormError(ValueError):
 def to_json(message: Any) -> dict[str, Any]:
     """Return a message of the wire table as an object that json.dumps takes."""
     cls = type(message)
-    hints = _hints(cls)
+    hints = _HINTS[cls]
     return {
         cls.__name__: {
             field.name: _shown(getattr(message, field.name), hints[field.name])
@@ -88,7 +87,7 @@ def from_json(written: Mapping[str, Any]) -> Any:
 
 def fields_from_json(cls: type[Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return some fields of a message class with their values. Raises MessageFormError."""
-    hints = _hints(cls)
+    hints = _HINTS[cls]
     known = [field.name for field in dataclasses.fields(cls)]
     found = {}
     for name, value in fields.items():
@@ -116,7 +115,7 @@ def replayable(message: Any) -> bool:
     name = type(message).__name__
     if name in STREAM_MESSAGES or name not in CLASSES:
         return False
-    hints = _hints(type(message))
+    hints = _HINTS[type(message)]
     return name in NUMBERS_AS_BYTES or all(_is_plain(hint) for hint in hints.values())
 
 
@@ -129,11 +128,6 @@ def _is_public(data: bytes) -> bool:
 
 def _is_plain(hint: Any) -> bool:
     return hint in (int, bool, str, float) or hint == list[int]
-
-
-@functools.cache
-def _hints(cls: Any) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
 
 
 # --- bytes and lists ------------------------------------------------------------------------------
@@ -172,7 +166,7 @@ def shown_bytes(value: bytes) -> Any:
         shown = _batch(decode_batch(value))
         if read_bytes(shown) == value:
             return shown
-    except (BatchDecodeError, ValueError, TypeError, KeyError):
+    except (BatchDecodeError, DecodeError, ValueError, TypeError, KeyError):
         pass
     return {"base64": _base64(value)}
 

@@ -11,9 +11,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from actors import failpoints
 from actors.messages import PeerMessages
 from actors.peer_codec import encode_peer, lane_of
-from raft.messages import MsgApp, PeerMessage
+from raft.messages import MsgApp, MsgHeartbeat, PeerMessage
 
 HOLD_SECONDS: Final = 0.002
 
@@ -87,6 +88,8 @@ class Outbox:
     def _send_all(self, messages: list[PeerMessage]) -> set[int]:
         if not messages:
             return set()
+        leads = any(type(message) in (MsgApp, MsgHeartbeat) for message in messages)
+        failpoints.hit("raftBeforeLeaderSend" if leads else "raftBeforeFollowerSend")
         to = [message.to for message in messages]
         order = PeerMessages(
             to,

@@ -12,7 +12,20 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from control import crash, edges, explain, fault, health, peek, recorder, state, tap, top, tree
+from control import (
+    crash,
+    edges,
+    explain,
+    fault,
+    health,
+    isolate,
+    peek,
+    recorder,
+    state,
+    tap,
+    top,
+    tree,
+)
 from control.observe import MemberView, ObserveError
 from control.run_directory import ROOT_FILE, RunDirectoryError, find_run_directory
 from transport.control import ControlTimeoutError
@@ -26,6 +39,8 @@ def main() -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Run one command; return the exit code."""
+    if argv[:1] == ["isolate"]:
+        isolate.hand_over(argv[1:])
     arguments = parser().parse_args(argv)
     code: int
     if arguments.command is _keygen:  # needs no member
@@ -87,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
         "--kept", action="store_true", help="what gateways have kept: slow ones, else samples"
     )
     fault.add_arguments(add("fault", "break an actor, an edge or the disk for a while"))
+    commands.add_parser("isolate", help="run one actor alone, between scripted neighbours")
     command = add("crash", "the reports of actors that ended")
     command.add_argument("what", choices=("list", "show"))
     command.add_argument("name", nargs="?", default="last", help="a report, or its beginning")

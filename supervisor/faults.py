@@ -44,7 +44,7 @@ class RootFaults:
         orders: dict[Any, dict[str, Any]] = {
             "fsync-slow": {"sync_seconds": float(request.get("ms") or 100.0) / 1000},
             "fsync-fail": {"sync_errno": errno.EIO},
-            "disk-full": {"write_errno": errno.ENOSPC},
+            "disk-full": {"growth_errno": errno.ENOSPC},
             "heal": {},
         }
         if verb not in orders:

@@ -17,6 +17,7 @@ from storage.files import FAULT_VARIABLE
 from supervisor.config import Config
 from supervisor.faults import DISK_FILE
 from supervisor.go_syntax import SECOND, format_duration
+from supervisor.gofail import Gofail
 from supervisor.listen import BoundSocket
 from supervisor.logs import LogSink
 from supervisor.process import become_subreaper
@@ -70,8 +71,12 @@ def serve(
     )
     if config.enable_faults:
         os.environ.setdefault(FAULT_VARIABLE, str(run_dir / DISK_FILE))
+    gofail = Gofail(run_dir, os.environ, sink)
     root = RootActor(specs, around, board, sink)
-    root.serve()
+    try:
+        root.serve()
+    finally:
+        gofail.close()
     if root.failure is not None:
         raise root.failure
     return root.exit_code

@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = (
-    "raft", "kv", "storage", "transport", "api", "actors", "supervisor", "control", "benchmarks",
-    "tests",
+    "raft", "kv", "storage", "transport", "api", "actors", "supervisor", "control",
+    "pytest_trouped", "benchmarks", "tests",
 )  # fmt: skip
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 FUNCTION_LINES_MAX = 60
@@ -37,6 +37,7 @@ LAYERS: Final = (
     {"control"},
     {"actors"},
     {"supervisor"},
+    {"pytest_trouped"},
 )
 VAGUE_NAMES: Final = {"utils", "util", "helpers", "helper", "common", "misc"}
 # Folders of the machine something was written on; they mean nothing to anybody else.

@@ -1,0 +1,158 @@
+"""Breaking a running member from a test: what `troupectl fault` does, as methods.
+
+Every fault ends by itself after `seconds`. What makes no sense, and a member that was started
+without --enable-faults, raises control.observe.ObserveError.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from control.fault import inject
+from control.observe import MemberView
+from transport.counters import Cell
+
+SECONDS: Final = 10.0
+AGAIN_SECONDS: Final = 15.0
+POLL_SECONDS: Final = 0.005
+
+
+class Faults:
+    """The faults of one member. Actors are named as in `troupectl tree`."""
+
+    def __init__(self, view: MemberView) -> None:
+        self._view = view
+
+    # --- actors -----------------------------------------------------------------------------------
+
+    def kill(self, actor: str) -> None:
+        """SIGKILL it; the supervisor starts the next incarnation."""
+        self._inject("kill", actor)
+
+    def crash(self, actor: str) -> None:
+        """Raise an exception in it."""
+        self._inject("crash", actor)
+
+    def freeze(self, actor: str, seconds: float = SECONDS) -> None:
+        """SIGSTOP it; the supervisor may take it for stuck and replace it."""
+        self._inject("freeze", actor, seconds)
+
+    def suspend(self, actor: str, seconds: float = SECONDS) -> None:
+        """Have it handle nothing, and say so: the supervisor lets it be."""
+        self._inject("suspend", actor, seconds)
+
+    def hang(self, actor: str, seconds: float = SECONDS) -> None:
+        """Have it loop in a handler; the supervisor finds it stuck."""
+        self._inject("hang", actor, seconds)
+
+    def resume(self, actor: str) -> None:
+        """End a freeze or a suspension."""
+        self._inject("resume", actor)
+
+    def slow(self, actor: str, ms: float, seconds: float = SECONDS) -> None:
+        """Have it wait so long before every message."""
+        self._inject("slow", actor, seconds, ms=ms)
+
+    # --- edges: from one actor to another, or all that it sends; all messages, or those of a name,
+    # --- or a share of them -----------------------------------------------------------------------
+
+    def drop(
+        self,
+        sender: str,
+        to: str = "",
+        *,
+        message: str = "",
+        ratio: float = 1.0,
+        seconds: float = SECONDS,
+    ) -> None:
+        """Lose messages of an edge."""
+        self._inject("drop", f"{sender}:{to}", seconds, type=message, ratio=ratio)
+
+    def duplicate(
+        self,
+        sender: str,
+        to: str = "",
+        *,
+        message: str = "",
+        ratio: float = 1.0,
+        seconds: float = SECONDS,
+    ) -> None:
+        """Send messages of an edge twice."""
+        self._inject("duplicate", f"{sender}:{to}", seconds, type=message, ratio=ratio)
+
+    def delay(
+        self,
+        sender: str,
+        to: str = "",
+        *,
+        ms: float = 100.0,
+        message: str = "",
+        ratio: float = 1.0,
+        seconds: float = SECONDS,
+    ) -> None:
+        """Hold messages of an edge back."""
+        self._inject("delay", f"{sender}:{to}", seconds, ms=ms, type=message, ratio=ratio)
+
+    def reorder(
+        self,
+        sender: str,
+        to: str = "",
+        *,
+        message: str = "",
+        ratio: float = 1.0,
+        seconds: float = SECONDS,
+    ) -> None:
+        """Let messages of an edge overtake each other."""
+        self._inject("reorder", f"{sender}:{to}", seconds, type=message, ratio=ratio)
+
+    def flood(self, sender: str, to: str, count: int = 1000) -> None:
+        """Send so many messages that mean nothing."""
+        self._inject("flood", f"{sender}:{to}", count=count)
+
+    # --- disk and peers ---------------------------------------------------------------------------
+
+    def fsync_slow(self, ms: float, seconds: float = SECONDS) -> None:
+        """Make every sync take so much longer."""
+        self._inject("fsync-slow", "", seconds, ms=ms)
+
+    def fsync_fail(self, seconds: float = SECONDS) -> None:
+        """Fail every sync with EIO: the member ends with exit code 74."""
+        self._inject("fsync-fail", "", seconds)
+
+    def disk_full(self, seconds: float = SECONDS) -> None:
+        """Let no file of the log grow: ENOSPC. What is written ahead goes on."""
+        self._inject("disk-full", "", seconds)
+
+    def cut(self, peer: str = "", seconds: float = SECONDS) -> None:
+        """Lose all that goes to and comes from a peer, or every peer."""
+        self._inject("cut", peer, seconds)
+
+    def heal(self) -> None:
+        """End every fault; an actor that does not answer keeps its own."""
+        self._inject("heal", "")
+
+    # --- looking ----------------------------------------------------------------------------------
+
+    def incarnation(self, actor: str) -> int:
+        """Return which incarnation of an actor lives; it grows with every restart."""
+        return self._view.board.get(actor, Cell.INCARNATION)
+
+    def wait_restarted(self, actor: str, after: int, timeout: float = AGAIN_SECONDS) -> float:
+        """Wait until a later incarnation than `after` runs; return the seconds it took.
+
+        Raises TimeoutError.
+        """
+        began = time.monotonic()
+        while True:
+            sample = self._view.sample(actor)
+            if sample.incarnation > after and sample.state == "running":
+                return time.monotonic() - began
+            if time.monotonic() - began > timeout:
+                raise TimeoutError(f"{actor}: no incarnation after {after} in {timeout:g} s")
+            time.sleep(POLL_SECONDS)
+
+    def _inject(
+        self, verb: str, target: str, seconds: float | None = None, **arguments: Any
+    ) -> dict[str, Any]:
+        return inject(self._view, verb, target, **{"for": seconds}, **arguments)
