@@ -6,6 +6,7 @@ means a healthy disk:
     {"sync_seconds": 0.5}     every sync takes this much longer
     {"sync_errno": 5}         every sync of a file fails with this error (5 is EIO)
     {"write_errno": 28}       every write fails with this error (28 is ENOSPC)
+    {"growth_errno": 28}      every write that makes a file longer fails, as on a full disk
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class FaultyFiles(OsFiles):
     def pwrite(self, descriptor: int, parts: Sequence[bytes], offset: int) -> int:
         """See Files."""
         self._fail("write_errno")
+        if offset + sum(map(len, parts)) > self.size(descriptor):
+            self._fail("growth_errno")
         return super().pwrite(descriptor, parts, offset)
 
     def fdatasync(self, descriptor: int) -> None:

@@ -12,6 +12,7 @@ import grpc
 
 from etcdpb import rpc_pb2 as pb
 from tests.client import OPTIONS, Answer, Client
+from tests.cluster import Cluster, ClusterMember
 
 KEEP_ALIVE = "/etcdserverpb.Lease/LeaseKeepAlive"
 
@@ -38,6 +39,13 @@ def leases(client: Client) -> list[int]:
     """Return the ids of all leases. Raises CallError."""
     found = client.call(pb.LeaseLeasesRequest(), pb.LeaseLeasesResponse)
     return [status.ID for status in found.leases]
+
+
+def transfer(cluster: Cluster, to: ClusterMember) -> None:
+    """Make a member the leader. Raises CallError."""
+    request = pb.MoveLeaderRequest(targetID=cluster.status(to).header.member_id)
+    cluster.client(cluster.leader()).call(request, pb.MoveLeaderResponse)
+    cluster.wait_for(lambda: cluster.leader_now() is to, "leadership is not transferred")
 
 
 class KeepAlives:

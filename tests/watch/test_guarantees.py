@@ -1,0 +1,149 @@
+"""What etcd promises of watches holds for every watcher, whichever actors are killed meanwhile."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from etcdpb import rpc_pb2 as pb
+from tests.client import Client
+from tests.cluster import Cluster
+from tests.member import Member
+from tests.watch.following import Followings
+from tests.watch.history import PREFIX, read
+
+pytestmark = pytest.mark.e2e
+ACTORS = (
+    *("gateway-0", "applier", "raft-node", "compactor"),
+    *("snapshotter", "transport", "lessor", "zygote"),
+)
+PROGRESS = "--watch-progress-notify-interval=200ms"
+WRITERS = 4
+WRITE_PAUSE_SECONDS = 0.004
+ROUND_SECONDS = 15.0
+TEN_MINUTES = 600.0
+
+
+class Writing:
+    """Writers of random puts, deletes and transactions; `acknowledged` are revision and key."""
+
+    def __init__(self, endpoints: Sequence[str], seed: int) -> None:
+        self.acknowledged: list[tuple[int, bytes]] = []
+        self._over = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._write, args=(endpoints[n % len(endpoints)], seed + n))
+            for n in range(WRITERS)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _write(self, endpoint: str, seed: int) -> None:
+        chance = random.Random(seed)
+        with Client(endpoint) as client:
+            count = 0
+            while not self._over.wait(WRITE_PAUSE_SECONDS):
+                count += 1
+                value = b"%d-%d" % (seed, count)
+                keys = [PREFIX + b"%02d" % n for n in chance.sample(range(20), 3)]
+                request = pb.TxnRequest()
+                request.success.add(request_put=pb.PutRequest(key=keys[0], value=value))
+                if chance.random() < 0.3:
+                    request.success.add(request_put=pb.PutRequest(key=keys[1], value=value))
+                    delete = pb.DeleteRangeRequest(key=keys[2])
+                    request.success.add(request_delete_range=delete)
+                answer = client.answer(request, timeout=20, wait=True)
+                if answer.ok:
+                    revision = answer.message.header.revision  # type: ignore[union-attr]
+                    self.acknowledged.append((revision, keys[0]))
+
+    def stop(self) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def one_round(members: Sequence[Member], seed: int, seconds: float) -> tuple[int, int, int]:
+    """Kill actors at random while there are writes and watchers; check; return how many revisions,
+    events and kills there were."""
+    chance = random.Random(seed)
+    endpoints = [member.endpoint for member in members]
+    kills = 0
+    with Client(endpoints[0]) as client:
+        first = client.put(PREFIX + b"00", b"begin")
+        followings = Followings(endpoints, seed)
+        try:
+            followings.wait_created()
+            writing = Writing(endpoints, seed * 100)
+            try:
+                end = time.monotonic() + seconds
+                while time.monotonic() < end:
+                    time.sleep(chance.uniform(0.1, 0.6))
+                    actors = chance.choice(members).actors()
+                    actor = chance.choice(ACTORS)
+                    if actor in actors:
+                        os.kill(actors[actor], signal.SIGKILL)
+                        kills += 1
+                time.sleep(0.3)
+            finally:
+                writing.stop()
+            now = client.answer(pb.RangeRequest(key=b"x"), timeout=20, wait=True)
+            last = now.message.header.revision  # type: ignore[union-attr]
+            history = read(client, first, last)
+            there = {(event.revision, event.pair.key) for event in history}
+            assert there.issuperset(writing.acknowledged)
+            followings.finish(history)
+        finally:
+            followings.close()
+    events = sum(len(events) for f in followings.followers for _, events in f.told)
+    assert events > 0
+    assert sum(len(f.bookmarks) for f in followings.followers) > 0
+    return last - first, events, kills
+
+
+@pytest.fixture
+def member(tmp_path: Path) -> Member:
+    return Member(tmp_path, flags=[PROGRESS])
+
+
+def test_all_guarantees_hold_while_actors_are_killed(member: Member) -> None:
+    if not member.is_trouped:
+        pytest.skip("only trouped has actors")
+    with member:
+        revisions, events, kills = one_round([member], 1, 3.0)
+
+    assert revisions > 50
+    assert events > revisions
+    assert kills > 3
+
+
+def rounds(members: Sequence[Member], seconds: float) -> None:
+    """Run rounds for a while and print what there was."""
+    total = [0, 0, 0]
+    end = time.monotonic() + seconds
+    seed = 0
+    while time.monotonic() < end:
+        seed += 1
+        for place, count in enumerate(one_round(members, seed, ROUND_SECONDS)):
+            total[place] += count
+    print(  # noqa: T201
+        f"{seed} rounds, {total[2]} kills, {total[0]} revisions, {total[1]} events told"
+    )
+
+
+@pytest.mark.slow
+def test_all_guarantees_hold_through_ten_minutes_of_kills(member: Member) -> None:
+    with member:
+        rounds([member], TEN_MINUTES)
+
+
+@pytest.mark.slow
+def test_all_guarantees_hold_on_three_members(tmp_path: Path) -> None:
+    with Cluster(tmp_path, flags=[PROGRESS]) as cluster:
+        rounds(cluster.members, TEN_MINUTES / 4)
