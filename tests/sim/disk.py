@@ -15,10 +15,6 @@ from pathlib import Path
 
 from tests.storage.power.disk import SECTOR_BYTES, File, Folder, NameChange, Names
 
-FAIL_FRESH_SEGMENTS = False
-"""Whether a sync may fail that was to make a segment's header durable: the log loses the way then
-if power goes before that segment is released."""
-
 
 class CachedFile(File):
     """A file: `content` is on the disk for sure, `cache` is what processes see."""
@@ -93,8 +89,7 @@ class SimFiles:
         """See Files."""
         self._before("sync")
         writes = self._open[descriptor].writes
-        fresh = any(offset == 0 for offset, _ in writes)
-        if self.failing_syncs and (FAIL_FRESH_SEGMENTS or not fresh):
+        if self.failing_syncs:
             self.failing_syncs -= 1
             writes.clear()
             raise OSError(errno.EIO, "Input/output error")

@@ -44,16 +44,11 @@ class SimGateway:
         self._reader = SimReader(self._member.database)
         timeout = 5.0 + 2 * self._member.config["election_timeout_ms"] / 1000
         self._proposals = Proposals(self._session, self._send, _deliver, timeout=timeout)
-        self._reads = Reads(cast("Any", self._reader), self._ask, timeout)
-        self._reads._next_id = self.first_read_id(process.incarnation)
+        incarnation = process.incarnation
+        self._reads = Reads(cast("Any", self._reader), self._ask, timeout, incarnation=incarnation)
         self._next_opening = 0.0
         self._asked = 0
         self.calls: set[Call] = set()
-
-    @staticmethod
-    def first_read_id(incarnation: int) -> int:
-        """Return where ids begin: an answer to an earlier incarnation must not pass for ours."""
-        return incarnation << 32
 
     def on_start(self) -> None:
         """Nothing is to be read before the first message."""

@@ -19,12 +19,12 @@ import raft.step
 import raft.tracker
 import storage.wal
 from actors.raft_node import RaftNode
+from actors.reads import Reads
 from kv.batch import Batch
 from kv.session import Sessions
 from kv.store import Session
 from raft.messages import MsgStorageAppend, MsgVoteResp
 from raft.state import HardState
-from tests.sim.gateway import SimGateway
 from tests.sim.member import Member
 from tests.sim.node import SimRaftNode
 from tests.sim.process import MACHINE
@@ -220,7 +220,13 @@ def reads_of_the_only_voter_beside_learners() -> list[Change]:
 
 def read_ids_begin_anew() -> list[Change]:
     """A new gateway's reads have the ids of its predecessor's."""
-    return [(SimGateway, "first_read_id", staticmethod(lambda incarnation: 0))]
+    begin = Reads.__post_init__
+
+    def anew(self: Reads) -> None:
+        begin(self)
+        self._next_id = 0
+
+    return [(Reads, "__post_init__", anew)]
 
 
 MUTANTS: Final[tuple[Callable[[], list[Change]], ...]] = (
