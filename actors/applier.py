@@ -103,6 +103,7 @@ class Applier(Actor):
         self._committed_word = raft_node + RaftMetric.COMMITTED_INDEX
         self._applied_index = 0
         self._told_index = 0
+        self._uncounted = 0
         self._untold_bytes = 0
         self._sessions: dict[int, str] = {}
         self._gateways: list[str] = []
@@ -331,6 +332,8 @@ class Applier(Actor):
             self._tell_lessor(held.lease_facts)
         self._note_progress()
         self.metric(ApplierMetric.NO_SPACE, not self._ballast.present)
+        self.count(ApplierMetric.REQUESTS, self._uncounted)
+        self._uncounted = 0
         self._commit_took.observe(time.monotonic_ns() - held.started)
         self._untold_bytes += sum(len(entry.data) for entry in held.entries)
         if held.conf_changed or self._untold_bytes >= TOLD_BYTES:
@@ -373,6 +376,7 @@ class Applier(Actor):
                 continue
             failpoints.hit("beforeApplyOneEntryNormal")
             applied = machine.apply(entry.index, entry.term, entry.data)
+            self._uncounted += len(applied.results)
             gateway = self._sessions.get(applied.session)
             if gateway is not None:
                 batches.setdefault(gateway, []).append(

@@ -52,7 +52,7 @@ class RaftLog:
         self.storage = recovered.storage
         self.snapshot_index = recovered.snapshot.index
         self.memory_bytes = 0
-        self.requests_since_snapshot = 0
+        self._covered_requests = 0
         self.holding: dict[int, int] = {}
         """Members that are being sent a snapshot, and the index the log is kept from for them."""
         self.sync_ns = 0
@@ -194,16 +194,17 @@ class RaftLog:
         """Note the configuration in force from an applied index on."""
         self._configurations.append((index, conf_state))
 
-    def cover(self, durable: Durable) -> bool:
+    def cover(self, durable: Durable, requests: int) -> bool:
         """Record that the database holds an index durably, and let go of needless log.
 
-        Does nothing before snapshot-count requests (or much memory); True if it did something.
+        `requests` is how many were applied here, ever, whoever proposed them. Does nothing before
+        snapshot-count more of them (or much memory); True if it did something.
         """
         full = self.memory_bytes > MEMORY_BYTES_MAX
         index = durable.applied_index
         if index <= self.snapshot_index:
             return False
-        if self.requests_since_snapshot < self._snapshot_count and not full:
+        if requests - self._covered_requests < self._snapshot_count and not full:
             return False
         place = bisect_right(self._configurations, index, key=lambda known: known[0]) - 1
         self._configurations = self._configurations[place:]
@@ -212,7 +213,7 @@ class RaftLog:
             self.wal.save_snapshot(SnapshotMetadata(index, self.storage.term(index), conf_state))
         except WalSpaceError:
             return False
-        self.requests_since_snapshot = 0
+        self._covered_requests = requests
         self.storage.create_snapshot(index, conf_state)
         self.snapshot_index = index
         self._compact(min([index if full else index - self._catchup, *self.holding.values()]))

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import random
 import time
+from functools import partial
 from typing import Any, Final
 
 import pykka
@@ -94,8 +95,8 @@ class RaftNode(Actor):
         self._tick_length = int(config["heartbeat_interval_ms"]) / 1000
         self._election_timeout = int(config["election_timeout_ms"]) / 1000
         self._next_tick = time.monotonic() + self._tick_length
-        self._applied_word = self.board.block("applier") + Cell.METRICS
-        self._applied_word += ApplierMetric.APPLIED_INDEX
+        self._applier = self.board.block("applier") + Cell.METRICS
+        self._applied_word = self._applier + ApplierMetric.APPLIED_INDEX
         self._transport = self.board.block("transport") + Cell.METRICS
         self._granting = Granting(self._election_timeout)
         self._words_of_role = RoleWords(self._word, self.metric, self._election_timeout)
@@ -131,7 +132,7 @@ class RaftNode(Actor):
             watch=lambda descriptor: self.actor_inbox.watch(descriptor, self._synced),
         )
         self._storage = self._log.storage
-        self._feed = Feed(self._storage, self._send_applier, self._applier_open)
+        self._feed = Feed(self._storage, partial(self.send, "applier"), self._applier_open)
         hard_state, _ = self._storage.initial_state()
         self._term = hard_state.term
         self._feed.may_apply = recovered.applied_index
@@ -174,6 +175,8 @@ class RaftNode(Actor):
             self._note_applied(min(have, self._storage.last_index()))
         elif receiver == "transport":
             self._transport_is_new = True
+        elif receiver == "lessor":
+            self._renew_grant(time.monotonic())  # a new lessor serves nobody without one
         return [self._id, self._cluster_id]
 
     @handles(Welcome)
@@ -191,7 +194,6 @@ class RaftNode(Actor):
         self._proposals.append(message.batch)
         self.count(RaftMetric.REQUESTS, message.count)
         self._requests += message.count
-        self._log.requests_since_snapshot += message.count
 
     @handles(ReadIndex)
     def read_index(self, message: ReadIndex) -> None:
@@ -235,7 +237,7 @@ class RaftNode(Actor):
         """The database file covers an index: record it, and let go of log it makes needless."""
         if message.applied_index > self._applied_index:  # the applier's own word is still to come
             self._early_durable = message
-        elif self._log.cover(message):
+        elif self._log.cover(message, self._words[self._applier + ApplierMetric.REQUESTS]):
             self.metric(RaftMetric.SNAPSHOT_INDEX, self._log.snapshot_index)
             first_index = self._storage.first_index()
             self.log.debug("compacted Raft logs", compact_index=first_index - 1)
@@ -558,9 +560,6 @@ class RaftNode(Actor):
 
     def _applier_open(self) -> bool:
         return self.links.is_open("applier")
-
-    def _send_applier(self, order: object, items: int) -> bool:
-        return self.send("applier", order, items)
 
     def _send_transport(self, order: PeerMessages, items: int) -> bool:
         return self.links.is_open("transport") and self.send("transport", order, items)

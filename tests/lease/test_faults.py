@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,11 @@ from tests.member import Member
 pytestmark = pytest.mark.e2e
 
 FLAGS = ("--heartbeat-interval=50", "--election-timeout=500")
-SNAPSHOTS = (*FLAGS, "--snapshot-count=100", "--snapshot-catchup-entries=10")
+CATCHUP_ENTRIES = 10
+SNAPSHOTS = (
+    *(*FLAGS, "--snapshot-count=100"),
+    f"--snapshot-catchup-entries={CATCHUP_ENTRIES}",
+)
 ACTORS = (
     *("gateway-0", "raft-node", "applier", "lessor"),
     *("compactor", "snapshotter", "transport", "zygote"),
@@ -98,6 +103,16 @@ def installed(member: ClusterMember) -> int:
     return member.log.count('"msg":"applied snapshot"')
 
 
+def log_cut(member: ClusterMember) -> int:
+    """Return up to where a member's log may be gone: entries before its snapshot's catch-up."""
+    with urllib.request.urlopen(f"{member.url}/metrics") as answer:
+        text = answer.read().decode()
+    (line,) = [
+        line for line in text.splitlines() if line.startswith("trouped_raft_snapshot_index ")
+    ]
+    return int(float(line.split()[1])) - CATCHUP_ENTRIES
+
+
 def install(cluster: Cluster, requests: int, number: int = 0) -> None:
     """Let a follower miss so much that it needs a snapshot, then let it lead and be asked."""
     follower = cluster.followers()[0]
@@ -107,7 +122,10 @@ def install(cluster: Cluster, requests: int, number: int = 0) -> None:
         with book.written():
             worked(book, requests)
             follower.kill()
+            leader = cluster.leader()
+            missed = cluster.status(leader).raftIndex
             worked(book, requests * 2)
+            cluster.wait_for(lambda: log_cut(leader) > missed, "the log is never cut")
             follower.spawn()
             cluster.wait_for(lambda: installed(follower) > before, "no snapshot is installed")
             worked(book, requests)
