@@ -207,7 +207,7 @@ class Applier(Actor):
         self.metric(ApplierMetric.LEASE_INDEX, self._applied_index)
         for gateway in self._gateways:
             self.send(gateway, Applied(self._applied_index, self._machine.revision, []), 0)
-        self._tell_raft_node(conf_changed=True)
+        self._tell_raft_node()
         self._schedule_pruning()
         self.log.info("applied snapshot", applied_index=self._applied_index)
 
@@ -256,7 +256,7 @@ class Applier(Actor):
         """Report progress even when nothing more comes."""
         self._report(message.now)
         if self._told_index != self._applied_index:
-            self._tell_raft_node(conf_changed=False)
+            self._tell_raft_node()
         if not self._ballast.present:
             kept = self._ballast.keep()
             self.metric(ApplierMetric.NO_SPACE, not kept or bool(self._waiting))
@@ -337,7 +337,7 @@ class Applier(Actor):
         self._commit_took.observe(time.monotonic_ns() - held.started)
         self._untold_bytes += sum(len(entry.data) for entry in held.entries)
         if held.conf_changed or self._untold_bytes >= TOLD_BYTES:
-            self._tell_raft_node(conf_changed=held.conf_changed)
+            self._tell_raft_node()
         if machine.compact_revision != held.compact_revision:
             self._schedule_pruning()
         self._report(time.monotonic())
@@ -353,16 +353,15 @@ class Applier(Actor):
             )
             self.send("lessor", order, len(facts))
 
-    def _tell_raft_node(self, *, conf_changed: bool) -> None:
+    def _tell_raft_node(self) -> None:
         """Tell progress by message, not for every batch: the raft node sees the word on the board.
 
-        At once when it carries a configuration change or frees much of the raft node's credit.
+        At once when a configuration change was applied, or when much of the raft node's credit is
+        free again.
         """
         self._told_index = self._applied_index
         self._untold_bytes = 0
-        self.send(
-            "raft-node", AppliedTo(self._applied_index, self._machine.applied_term, conf_changed)
-        )
+        self.send("raft-node", AppliedTo(self._applied_index))
 
     def _apply_entries(self, entries: list[Entry]) -> tuple[dict[str, list[Any]], bool]:
         machine = self._machine

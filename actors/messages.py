@@ -78,14 +78,9 @@ class Applied:
 
 @message
 class AppliedTo:
-    """applier -> raft-node: entries up to `index` are in the database; the rest may follow.
-
-    `conf_changed` tells that a configuration change was among them.
-    """
+    """applier -> raft-node: entries up to `index` are in the database; the rest may follow."""
 
     index: int
-    term: int
-    conf_changed: bool
 
 
 @message

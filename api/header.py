@@ -6,19 +6,7 @@ response) and body are joined without parsing either.
 
 from __future__ import annotations
 
-
-def varint(value: int) -> bytes:
-    """Encode an integer as a protobuf varint; a negative one as 64-bit two's complement."""
-    if value < 0:
-        value += 1 << 64
-    if value < 0x80:
-        return bytes((value,))
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+from raft.varint import varint
 
 
 class HeaderWriter:

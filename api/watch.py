@@ -21,7 +21,6 @@ from google.protobuf.message import DecodeError
 from api.backend import Backend
 from api.grpc import Call, Method
 from api.grpc_call import PREFIX
-from api.header import varint
 from etcdpb.rpc_pb2 import WatchCreateRequest, WatchRequest, WatchResponse
 from kv.errors import COMPACTED, NO_LEADER, Code
 from kv.watch import (
@@ -35,6 +34,7 @@ from kv.watch import (
     fragments,
     watched_range,
 )
+from raft.varint import varint
 
 INVALID_ID: Final = -1
 MALFORMED: Final = "grpc: error unmarshalling request: proto: cannot parse"

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from etcdpb.kv_pb2 import KeyValue
 from kv.store import SUB_BITS, HistoryRow
+from raft.varint import varint
 
 PREV_KV: Final = 1
 NO_PUT: Final = 2
@@ -49,18 +50,6 @@ def watched_range(key: bytes, range_end: bytes) -> tuple[bytes, bytes | None]:
     return begin, range_end
 
 
-def size_prefix(length: int) -> bytes:
-    """Encode a length as protobuf does."""
-    if length < 0x80:
-        return bytes((length,))
-    out = bytearray()
-    while length >= 0x80:
-        out.append(length & 0x7F | 0x80)
-        length >>= 7
-    out.append(length)
-    return bytes(out)
-
-
 class Event:
     """One change of one key; its encodings are made once, for all who watch it.
 
@@ -85,8 +74,8 @@ class Event:
         else:
             kv = KeyValue(key=key, mod_revision=revision)
         body = kv.SerializeToString()
-        self._kv = (_DELETE if self.is_delete else b"") + _KV_TAG + size_prefix(len(body)) + body
-        self._plain = _EVENTS_TAG + size_prefix(len(self._kv)) + self._kv
+        self._kv = (_DELETE if self.is_delete else b"") + _KV_TAG + varint(len(body)) + body
+        self._plain = _EVENTS_TAG + varint(len(self._kv)) + self._kv
         self._previous_kv = b""
 
     def follows(self, key: bytes, row: HistoryRow) -> None:
@@ -108,8 +97,8 @@ class Event:
             return b""
         if options & PREV_KV and self._previous_kv:
             previous = self._previous_kv
-            body = self._kv + _PREV_TAG + size_prefix(len(previous)) + previous
-            return _EVENTS_TAG + size_prefix(len(body)) + body
+            body = self._kv + _PREV_TAG + varint(len(previous)) + previous
+            return _EVENTS_TAG + varint(len(body)) + body
         return self._plain
 
 

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from raft.message import message
 from raft.state import EntryType
+from raft.varint import varint
 
 
 class ConfChangeDecodeError(ValueError):
@@ -104,7 +105,7 @@ def encode(change: Change | None) -> tuple[EntryType, bytes]:
     data = _field(1, change.transition)
     for single in change.changes:
         body = _field(1, single.type) + _field(2, single.node_id)
-        data += b"\x12" + _varint(len(body)) + body
+        data += b"\x12" + varint(len(body)) + body
     return EntryType.CONF_CHANGE_V2, data + _bytes_field(3, change.context)
 
 
@@ -157,21 +158,12 @@ def _decode_v2(data: bytes) -> ConfChangeV2:
 # The protobuf wire format, as far as it is needed: varints and length-delimited fields.
 
 
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
 def _field(number: int, value: int) -> bytes:
-    return bytes((number << 3,)) + _varint(value)
+    return bytes((number << 3,)) + varint(value)
 
 
 def _bytes_field(number: int, value: bytes) -> bytes:
-    return bytes((number << 3 | 2,)) + _varint(len(value)) + value if value else b""
+    return bytes((number << 3 | 2,)) + varint(len(value)) + value if value else b""
 
 
 def _read_varint(data: bytes, place: int) -> tuple[int, int]:

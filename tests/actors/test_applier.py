@@ -105,7 +105,7 @@ def test_committed_entries_are_answered_to_the_gateway_of_their_session(bench: B
 
     bench.actor.tick(Tick(0.0))
 
-    assert AppliedTo(3, 1, False) in [m for _, m in bench.sent]
+    assert AppliedTo(3) in [m for _, m in bench.sent]
 
 
 def test_what_is_carried_out_ahead_is_neither_answered_nor_seen(bench: Bench) -> None:

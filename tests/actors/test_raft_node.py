@@ -51,7 +51,7 @@ def test_the_only_voter_leads_once_its_configuration_is_applied(tmp_path: Path) 
     node, _ = start(tmp_path, 1)
     before = node.stats()["role"]
 
-    node.applied_to(AppliedTo(1, 1, True))
+    node.applied_to(AppliedTo(1))
     node.flush(Flush())
 
     assert before == "StateFollower"

@@ -9,7 +9,7 @@ import pytest
 
 from api.cluster import ClusterService
 from api.grpc import Method
-from api.header import HeaderWriter, varint
+from api.header import HeaderWriter
 from api.health import HealthService
 from api.maintenance import MaintenanceService
 from etcdpb.health_pb2 import HealthCheckRequest, HealthCheckResponse, HealthListResponse
@@ -31,6 +31,7 @@ from kv.batch import Op
 from kv.cluster import Member
 from kv.errors import BAD_LEADER_TRANSFEREE, NO_LEADER, NOT_LEADER, Code
 from kv.version import CLUSTER_VERSION, VERSION
+from raft.varint import varint
 from tests.api.backend import CLUSTER_ID, MEMBER_ID, TERM, Backend, Caller
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING

@@ -144,11 +144,11 @@ def test_a_dropped_answer_is_a_gap_that_the_gateway_closes_by_asking_anew(
 
 def test_a_raft_node_alone_leads_writes_and_hands_on_what_is_proposed(tmp_path: Path) -> None:
     with IsolatedActor("raft-node", tmp_path) as node:
-        first = node.expect(Apply, first_index=1)
+        node.expect(Apply, first_index=1)
         node.set_metric("applier", ApplierMetric.APPLIED_INDEX, 1)
-        node.send("applier", AppliedTo(1, first.terms[0], conf_changed=True))
+        node.send("applier", AppliedTo(1))
         leading = node.expect(Apply, first_index=2, timeout=10.0)  # the new leader's empty entry
-        node.answers(Apply, lambda apply: AppliedTo(apply.first_index, apply.terms[0], False))
+        node.answers(Apply, lambda apply: AppliedTo(apply.first_index))
         data = from_json({"Propose": {"session": 9, "first_id": 1, "count": 1, "batch": PUT}})
         node.send("gateway-0", data)
 

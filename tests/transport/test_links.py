@@ -182,7 +182,7 @@ def test_a_full_edge_drops_and_counts_and_never_waits(troupe: Troupe) -> None:
     out = applier._outgoing["compactor"].socket
     assert out is not None
     compactor.socket.close(linger=0)
-    message = AppliedTo(1, 1, False)
+    message = AppliedTo(1)
 
     refused = next(n for n in range(200_000) if not applier.send("compactor", message))
 
