@@ -43,12 +43,22 @@ def die_with(parent: int) -> None:
     """Have the kernel kill this process when `parent` ends; leave at once if it already has."""
     deadline = time.monotonic() + _ADOPTION_SECONDS
     while os.getppid() != parent:
-        if time.monotonic() > deadline:
+        # A root that died first adopts nobody: waiting on would keep its lock from the next one.
+        if not _lives(parent) or time.monotonic() > deadline:
             os._exit(ORPHAN_EXIT_CODE)
         time.sleep(0.0002)
     _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent:
         os._exit(ORPHAN_EXIT_CODE)
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat[stat.rindex(b")") + 2 : stat.rindex(b")") + 3] not in b"ZX"
 
 
 def context_of(order: Mapping[str, Any]) -> ActorContext:
