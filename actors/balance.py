@@ -37,8 +37,8 @@ class Balance:
         living = []
         for block, (loops, moved) in self._others.items():
             turned = words[block + Cell.LOOPS]
-            if turned != loops:
-                moved = now if loops >= 0 else moved
+            if turned != loops:  # at first sight too: it is believed to live until it stands still
+                moved = now
                 self._others[block] = turned, moved
             serves = words[block + Cell.METRICS + GatewayMetric.READY]
             up = words[block + Cell.PID] and words[block + Cell.STATE] == State.RUNNING

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.metrics import GatewayMetric
 from etcdpb import rpc_pb2 as pb
 from tests.client import Client
 from tests.member import Member
@@ -40,10 +41,21 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.01)
 
 
+def board_of(member: Member) -> Board:
+    return Board(Path((member.data_dir / "member" / "run").read_text().strip()) / "board")
+
+
 def connections(member: Member) -> list[int]:
     """Return what each gateway says of its clients."""
-    board = Board(Path((member.data_dir / "member" / "run").read_text().strip()) / "board")
+    board = board_of(member)
     return [board.get(f"gateway-{slot}", Cell.CONNECTIONS) for slot in range(2)]
+
+
+def serving(member: Member) -> bool:
+    """Tell whether every gateway serves; a member answers as soon as one of them does."""
+    board = board_of(member)
+    ready = Cell.METRICS + GatewayMetric.READY
+    return all(board.get(f"gateway-{slot}", ready) for slot in range(2))
 
 
 def connect(member: Member, count: int) -> list[socket.socket]:
@@ -63,7 +75,9 @@ def calls_handled(member: Member) -> float:
 
 
 def test_a_hundred_connections_are_shared_by_both_gateways(member: Member) -> None:
+    eventually(lambda: serving(member), "both gateways serve")
     eventually(lambda: sum(connections(member)) == 0, "nobody is connected yet")
+    time.sleep(0.2)  # each has seen the other on the board
 
     clients = connect(member, CONNECTIONS)
     eventually(lambda: sum(connections(member)) == CONNECTIONS, "all are accepted")
