@@ -81,7 +81,7 @@ LEASE_FIGURES = (
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("scene", list(leases.SCENES))
+@pytest.mark.parametrize("scene", ["kept", pytest.param("expiring", marks=pytest.mark.slow)])
 def test_a_small_run_loses_no_lease_and_none_expires_early(scene: str, tmp_path: Path) -> None:
     found = leases.run(Server.named("trouped"), scene, SMALL, tmp_path)
 

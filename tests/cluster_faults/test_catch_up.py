@@ -121,6 +121,7 @@ def test_a_follower_catches_up_by_snapshot_while_the_leader_serves(tmp_path: Pat
         cluster.client(follower).put(b"through it", b"1")
 
 
+@pytest.mark.slow
 def test_one_killed_while_it_catches_up_starts_again_and_gets_there(tmp_path: Path) -> None:
     flags = [*FAST, "--snapshot-count=500"]
     probe = Cluster(tmp_path, flags=flags)

@@ -85,8 +85,8 @@ def under_load(cluster: Cluster, history: History) -> Iterator[Probe]:
 @pytest.mark.parametrize(
     ("verb", "arguments"),
     [
-        ("delay", {"seconds": 0.02}),
-        ("duplicate", {"ratio": 0.5}),
+        pytest.param("delay", {"seconds": 0.02}, marks=pytest.mark.slow),
+        pytest.param("duplicate", {"ratio": 0.5}, marks=pytest.mark.slow),
         ("drop", {"ratio": 0.2}),
     ],
 )
@@ -111,6 +111,7 @@ def test_late_doubled_and_lost_messages_break_no_promise(
         assert passed == 0
 
 
+@pytest.mark.slow
 def test_a_link_that_carries_one_way_only_costs_no_election(
     cluster: Cluster, history: History
 ) -> None:
@@ -186,6 +187,7 @@ def test_members_with_keys_are_a_cluster(tmp_path: Path) -> None:
         assert revision > 1
 
 
+@pytest.mark.slow
 def test_a_member_with_a_wrong_key_stays_outside(tmp_path: Path) -> None:
     cluster = keyed(tmp_path, ["m1", "m2"])
     cluster._assign_ports()

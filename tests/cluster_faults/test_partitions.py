@@ -128,6 +128,7 @@ def test_an_isolated_leader_is_replaced_and_comes_back_as_a_follower(divided: Di
     assert healed <= 4 * ELECTION_SECONDS
 
 
+@pytest.mark.slow
 def test_an_isolated_follower_drives_no_term_up(divided: Divided) -> None:
     cluster = divided.cluster
     leader, term = cluster.leader(), cluster.term()
@@ -146,6 +147,7 @@ def test_an_isolated_follower_drives_no_term_up(divided: Divided) -> None:
     assert healed <= 4 * ELECTION_SECONDS
 
 
+@pytest.mark.slow
 def test_a_bridge_between_two_that_do_not_see_each_other_keeps_them_serving(
     divided: Divided,
 ) -> None:
@@ -170,6 +172,7 @@ def test_a_bridge_between_two_that_do_not_see_each_other_keeps_them_serving(
     assert gap < ELECTION_SECONDS
 
 
+@pytest.mark.slow
 def test_a_leader_nobody_hears_is_replaced(divided: Divided) -> None:
     cluster = divided.cluster
     leader = cluster.leader()
@@ -189,6 +192,7 @@ def test_a_leader_nobody_hears_is_replaced(divided: Divided) -> None:
     assert healed <= 4 * ELECTION_SECONDS
 
 
+@pytest.mark.slow
 def test_half_the_packets_lost_only_slow_it_down(divided: Divided) -> None:
     cluster = divided.cluster
     term = cluster.term()

@@ -122,6 +122,7 @@ def test_a_frozen_leader_is_replaced_and_serves_nothing_stale_when_it_wakes(
     assert healed <= 4 * ELECTION_SECONDS
 
 
+@pytest.mark.slow
 def test_a_frozen_follower_is_not_missed(cluster: Cluster, history: History) -> None:
     leader, term = cluster.leader(), cluster.term()
     follower = cluster.others(leader)[0]
@@ -139,7 +140,7 @@ def test_a_frozen_follower_is_not_missed(cluster: Cluster, history: History) -> 
     assert healed <= 4 * ELECTION_SECONDS
 
 
-@pytest.mark.parametrize("actor", rarely(*FROZEN_ACTORS, often=2))
+@pytest.mark.parametrize("actor", rarely(*FROZEN_ACTORS, often=1))
 def test_a_frozen_actor_of_the_leader_breaks_no_promise(
     cluster: Cluster, history: History, actor: str
 ) -> None:
@@ -163,7 +164,7 @@ def test_a_frozen_actor_of_the_leader_breaks_no_promise(
         assert passed == 0
 
 
-@pytest.mark.parametrize("victims", rarely("all", "follower", "leader", often=2))
+@pytest.mark.parametrize("victims", rarely("follower", "all", "leader", often=1))
 def test_syncs_of_half_a_second_lose_nothing_and_depose_nobody(
     cluster: Cluster, history: History, victims: str
 ) -> None:

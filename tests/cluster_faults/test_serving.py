@@ -71,6 +71,7 @@ def test_members_agree_who_they_are_and_who_leads(cluster: Cluster) -> None:
     assert not any(s.isLearner or s.errors for s in statuses)
 
 
+@pytest.mark.slow
 def test_each_member_comes_back_from_its_data_directory(cluster: Cluster) -> None:
     for number, member in enumerate(cluster.members):
         before = cluster.status(member).header.member_id
@@ -107,6 +108,7 @@ def test_all_members_killed_and_started_again_have_lost_nothing(cluster: Cluster
     cluster.client(cluster.members[2]).put(b"afterwards", b"1")
 
 
+@pytest.mark.slow
 def test_a_member_whose_others_are_dead_still_serves_serializable_reads(cluster: Cluster) -> None:
     left = cluster.leader()
     client = cluster.client(left)

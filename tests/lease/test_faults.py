@@ -151,6 +151,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield running
 
 
+@pytest.mark.slow
 def test_attachments_come_with_a_snapshot(cluster: Cluster) -> None:
     install(cluster, requests=300)
 

@@ -26,7 +26,12 @@ ROUNDS = 30
 M = TypeVar("M", bound=Message)
 
 
-@pytest.fixture(params=[True, False], ids=["detection", "no-detection"])
+@pytest.fixture(
+    params=[
+        pytest.param(True, id="detection"),
+        pytest.param(False, id="no-detection", marks=pytest.mark.slow),
+    ]
+)
 def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
     flags = FLAGS if request.param else (*FLAGS, "--stuck-detection=false")
     with Cluster(tmp_path, flags=flags) as running:

@@ -129,6 +129,7 @@ def test_odd_requests_are_answered_as_etcd_does(both: list[Member], scene: Scene
     assert said[0] == said[1]
 
 
+@pytest.mark.slow
 def test_a_flood_of_cancels_and_refused_watchers_costs_no_memory(
     member: Member, client: Client, watches: Watches
 ) -> None:
