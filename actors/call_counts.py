@@ -36,6 +36,8 @@ class CallCounts:
             for other in board.names
             if other.startswith("gateway-")
         ]
+        self._expired = board.block(name) + Cell.METRICS + GatewayMetric.EXPIRED
+        self._expired_before = board.words[self._expired]
         self._places: dict[int, tuple[int, int]] = {}  # what -> (word of the count, count before)
         for what, place in self._pairs(self._own):
             self._places[what] = place, self._words[place]
@@ -51,6 +53,8 @@ class CallCounts:
 
     def publish(self) -> None:
         """Bring this gateway's words up to date; takes microseconds."""
+        expired = sum(method.expired for method in self._methods)
+        self._words[self._expired] = self._expired_before + expired
         for place, method in enumerate(self._methods):
             if method.started:
                 first = 1 + place * CODES

@@ -1,12 +1,15 @@
 """`/debug/actors`: what troupectl shows, as a page and as JSON, on the client and metrics URLs.
 
-Read-only, and without values: everything comes from the board, the recorders and the actors' own
-summaries. It answers while any other actor is stuck or dead. What may take milliseconds (memory
-maps, questions to other processes) runs on threads of its own: the event loop never waits for it.
+Read-only (but for faults, see debug_faults.py) and without values: everything comes from the board,
+the recorders and the actors' own summaries. It answers while any other actor is stuck or dead. What
+may take milliseconds (memory maps, questions to other processes) runs on threads of its own: the
+event loop never waits for it.
 
     /debug/actors                         the page
     /debug/actors/tree.json top.json edges.json events.json explain.json crashes.json
     /debug/actors/recorder/ACTOR.json state/ACTOR.json peek/ACTOR.json tap/ACTOR.json
+    /debug/actors/events?stream tap/ACTOR?stream   server-sent events, see debug_streams.py
+    /debug/actors/faults                           GET: whether there are any; POST: one
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
+from actors import debug_faults
+from actors.debug_streams import EventStreams
 from api.http1 import NOT_FOUND, HttpRoutes, Request, Response
 from control import crash, edges, explain, peek, recorder, state, tap, top, tree
 from control.observe import EdgeSample, MemberView, ObserveError, Sample
@@ -77,6 +82,7 @@ class ActorPages:
         self._loop = loop
         self._threads: ThreadPoolExecutor | None = None
         self._waiting = 0
+        self._streams = EventStreams(loop, _HEADERS)
         self._opened: MemberView | None = None
         self._top: Rates[dict[str, Sample]] = Rates(self._samples)
         self._edges: Rates[list[EdgeSample]] = Rates(lambda: list(self._view().edges()))
@@ -99,6 +105,7 @@ class ActorPages:
         """Route the pages."""
         routes.add(ROOT, self._page)
         routes.add(f"{ROOT}/", self._data)
+        routes.add(f"{ROOT}/faults", self._faults, "GET", "POST")
 
     def _page(self, _: Request) -> Response:
         body = files("actors").joinpath("web/actors.html").read_bytes()
@@ -107,7 +114,7 @@ class ActorPages:
     def _data(self, request: Request) -> Response | None:
         path = request.path[len(ROOT) + 1 :]
         if not path.endswith(".json"):
-            return NOT_FOUND
+            return self._stream(request, path) if "stream" in request.query else NOT_FOUND
         kind, _, name = path.removesuffix(".json").partition("/")
         try:
             if not name:
@@ -120,6 +127,29 @@ class ActorPages:
         except ObserveError as error:
             return _failed(str(error))
         return self._later(request, lambda: of_actor(name))
+
+    def _stream(self, request: Request, path: str) -> Response | None:
+        kind, _, name = path.partition("/")
+        try:
+            if path == "events":
+                return self._streams.events(request, self._view())
+            if kind == "tap" and name != "root" and name in self._view().board.names:
+                return self._streams.tap(request, self._view(), name)
+        except ObserveError as error:
+            return _failed(str(error))
+        return NOT_FOUND
+
+    def _faults(self, request: Request) -> Response | None:
+        if request.method == "GET":
+            return _json(debug_faults.offered(self._run_dir))
+        try:
+            debug_faults.check_owner(self._run_dir, request)
+            order = debug_faults.parse_order(request.body)
+        except debug_faults.FaultRefusedError as error:
+            return _failed(str(error), 403)
+        except debug_faults.FaultOrderError as error:
+            return _failed(str(error), 400)
+        return self._later(request, lambda: debug_faults.inject(self._view(), order))
 
     def _later(self, request: Request, work: Callable[[], Any]) -> Response | None:
         """Have it answered by a thread; refuse what nobody will get to."""
@@ -174,11 +204,14 @@ class ActorPages:
 
 def _answered(work: Callable[[], Any]) -> Response:
     try:
-        body = json.dumps(work(), separators=(",", ":")).encode()
+        return _json(work())
     except (ObserveError, ControlTimeoutError) as error:
         return _failed(str(error) or "no answer")
-    return Response(200, body, JSON, _HEADERS)
 
 
-def _failed(text: str) -> Response:
-    return Response(503, json.dumps({"error": text}).encode(), JSON, _HEADERS)
+def _json(found: Any) -> Response:
+    return Response(200, json.dumps(found, separators=(",", ":")).encode(), JSON, _HEADERS)
+
+
+def _failed(text: str, status: int = 503) -> Response:
+    return Response(status, json.dumps({"error": text}).encode(), JSON, _HEADERS)

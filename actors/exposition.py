@@ -171,6 +171,9 @@ class MemberCollector(Collector):
         yield _counter(
             "trouped_reproposed", "Requests proposed again.", total(GatewayMetric.REPROPOSED)
         )
+        yield _counter(
+            "trouped_expired", "Requests whose time was over.", total(GatewayMetric.EXPIRED)
+        )
         yield from self._calls()
 
     def _calls(self) -> Iterator[Metric]:

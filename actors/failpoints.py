@@ -7,8 +7,9 @@ it causes. An actor that nobody armed pays for a function call and one compariso
 there are a few points in a batch, none in a request.
 
 Terms are gofail's: `<modifier>* action [(value)]`, chained by `->`; a modifier is a count `3*` or a
-chance `25.0%`, an action one of panic, sleep, return, print, off. The first term whose modifiers
-allow it acts.
+chance `25.0%`, an action one of panic, sleep, return, print, break, off. The first term whose
+modifiers allow it acts. `break` does what gofail's does: it starts gdb on the process with that
+process's descriptors, and panics where there is no gdb.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ import mmap
 import os
 import random
 import re
+import shutil
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,8 +64,11 @@ TERMS_MAX: Final = 14
 SLOT_WORDS: Final = 16
 """Of a point: how often it acted, then how often each term did."""
 SLEEP_SLICE_SECONDS: Final = 0.2
+DEBUGGER: Final = "gdb"
+DEBUGGER_SECONDS: Final = 3.0
+"""What gofail gives gdb to attach itself."""
 _MODIFIER: Final = re.compile(r"(\d+(?:\.\d*)?)(%|\*)")
-_ACTION: Final = re.compile(r"off|return|sleep|panic|print")
+_ACTION: Final = re.compile(r"off|return|sleep|panic|break|print")
 _VALUE: Final = re.compile(r'\(\s*("(?:[^"\\]|\\.)*"|-?\d+|true|false)?\s*\)')
 
 
@@ -143,6 +151,7 @@ class Failpoints:
         *,
         chance: Callable[[], float] = random.random,
         sleep: Callable[[float], None] = time.sleep,
+        debugger: str = DEBUGGER,
     ) -> None:
         """`progress` is called while a point sleeps: that is on purpose, the actor isn't stuck."""
         self._counts = Counts(run_dir / FILE)
@@ -150,6 +159,7 @@ class Failpoints:
         self._progress = progress
         self._chance = chance
         self._sleep = sleep
+        self._debugger = debugger
         self._generation = 0
         self._terms: dict[str, tuple[Term, ...]] = {}
 
@@ -183,13 +193,26 @@ class Failpoints:
         if term.action == "print":
             os.write(1, f"failpoint print: {name}\n".encode())
         elif term.action == "sleep":
-            left = term.value / 1000 if isinstance(term.value, int) else 0.0
-            while left > 0:
-                self._progress()
-                self._sleep(min(left, SLEEP_SLICE_SECONDS))
-                left -= SLEEP_SLICE_SECONDS
-            self._progress()
+            self._wait(term.value / 1000 if isinstance(term.value, int) else 0.0)
+        elif term.action == "break":
+            self._break()
         return term.value if term.action == "return" else None
+
+    def _wait(self, left: float) -> None:
+        while left > 0:
+            self._progress()
+            self._sleep(min(left, SLEEP_SLICE_SECONDS))
+            left -= SLEEP_SLICE_SECONDS
+        self._progress()
+
+    def _break(self) -> None:
+        """Start the debugger on this process and wait until it may have attached itself."""
+        if shutil.which(self._debugger) is None:
+            said = f'exec: "{self._debugger}": executable file not found in $PATH'
+            raise FailpointPanicError(said)
+        started = subprocess.Popen([self._debugger, sys.executable, str(os.getpid())])
+        threading.Thread(target=started.wait, name="debugger", daemon=True).start()
+        self._wait(DEBUGGER_SECONDS)
 
 
 _armed: Failpoints | None = None

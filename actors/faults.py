@@ -7,6 +7,7 @@ FOR_SECONDS unless the order says `for`.
 
 from __future__ import annotations
 
+import mmap
 import random
 import threading
 import time
@@ -24,7 +25,13 @@ FOR_SECONDS_MAX: Final = 3600.0
 CRASH_SECONDS: Final = 0.05
 FLOOD_COUNT: Final = 1000
 FLOOD_MAX: Final = 1_000_000
+HOG_BYTES: Final = 256 << 20
+HOG_BYTES_MAX: Final = 64 << 30
+HOG_STEP_BYTES: Final = 4 << 20
 NOISE_BYTES: Final = 100
+SLOW_SECONDS_MAX: Final = 1.0
+SLOW_ONE_IN: Final = 50
+"""Of so many messages one is slow when a p99 was ordered: twice as many as lie above it."""
 REFUSED: Final = "start the member with --enable-faults"
 _TAGS: Final = {cls.__name__: tag for tag, cls in WIRE.items()}
 
@@ -56,6 +63,30 @@ class Victim(Protocol):
         """Stamp the board."""
 
 
+def hold_memory(size: int, until: float, let_go: threading.Event) -> None:
+    """Take `size` bytes, touch each page, and give them back at `until` (CLOCK_MONOTONIC).
+
+    Taken in steps, so that the actor's own thread gets on meanwhile. If there is no more the rest
+    is left: who ends then is for the kernel to say.
+    """
+    areas: list[mmap.mmap] = []
+    kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    try:
+        while size > 0 and not let_go.is_set() and time.monotonic() < until:
+            step = min(size, HOG_STEP_BYTES)
+            try:
+                area = mmap.mmap(-1, step, flags=kind)
+            except OSError:
+                break
+            areas.append(area)
+            area[:: mmap.PAGESIZE] = b"\1" * -(-step // mmap.PAGESIZE)
+            size -= step
+        let_go.wait(max(0.0, until - time.monotonic()))
+    finally:
+        for area in areas:
+            area.close()
+
+
 class ActorFaults:
     """The faults of one actor."""
 
@@ -63,7 +94,10 @@ class ActorFaults:
         self._victim = victim
         self._enabled = enabled
         self._resumed = threading.Event()
+        self._let_go = threading.Event()
         self._slow_until = 0.0
+        self._slow_one_in = 1
+        self._slow_seen = 0
         self._verbs: dict[str, Callable[[dict[str, Any], float], dict[str, Any]]] = {
             "crash": self._crash,
             "suspend": self._suspend,
@@ -71,6 +105,7 @@ class ActorFaults:
             "resume": self._resume,
             "slow": self._slow,
             "flood": self._flood,
+            "hog": self._hog,
             "heal": self._heal,
             **dict.fromkeys(VERBS, self._edge),
         }
@@ -104,11 +139,13 @@ class ActorFaults:
                 self._victim.links.send(fault.to, noise)
 
     def be_slow(self) -> None:
-        """Wait before a message, as long as that was ordered."""
-        if time.monotonic() < self._slow_until:
-            time.sleep(self._victim.slow_seconds)
-        else:
+        """Wait before a message, as long as that was ordered; for a p99 before one of a few."""
+        if time.monotonic() >= self._slow_until:
             self._victim.slow_seconds = 0.0
+            return
+        if self._slow_seen % self._slow_one_in == 0:
+            time.sleep(self._victim.slow_seconds)
+        self._slow_seen += 1
 
     # --- orders -----------------------------------------------------------------------------------
 
@@ -132,9 +169,15 @@ class ActorFaults:
         return {}
 
     def _slow(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
+        p99 = request.get("p99_ms")
+        if p99 is not None and not 0 < float(p99) <= SLOW_SECONDS_MAX * 1000:
+            return {"error": f"a p99 is at most {SLOW_SECONDS_MAX:g} s, and above 0"}
+        wait = float(request.get("ms") or 10.0) if p99 is None else float(p99)
         self._slow_until = time.monotonic() + seconds
-        self._victim.slow_seconds = min(1.0, float(request.get("ms") or 10.0) / 1000)
-        return {"for": seconds, "ms": self._victim.slow_seconds * 1000}
+        self._slow_one_in = 1 if p99 is None else SLOW_ONE_IN
+        self._slow_seen = 0
+        self._victim.slow_seconds = min(SLOW_SECONDS_MAX, wait / 1000)
+        return {"for": seconds, "ms" if p99 is None else "p99_ms": self._victim.slow_seconds * 1000}
 
     def _flood(self, request: dict[str, Any], _: float) -> dict[str, Any]:
         to = str(request.get("to"))
@@ -144,7 +187,18 @@ class ActorFaults:
         self._victim.inject(Fault("flood", to=to, count=count))
         return {"count": count}
 
+    def _hog(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
+        given = request.get("bytes")
+        size = HOG_BYTES if given is None else int(given)
+        if not 0 < size <= HOG_BYTES_MAX:
+            return {"error": f"a hog takes between 1 and {HOG_BYTES_MAX} bytes, not {size}"}
+        held = (size, time.monotonic() + seconds, self._let_go)
+        threading.Thread(target=hold_memory, args=held, name="hog", daemon=True).start()
+        return {"for": seconds, "bytes": size}
+
     def _heal(self, _: dict[str, Any], __: float) -> dict[str, Any]:
+        self._let_go.set()
+        self._let_go = threading.Event()
         self._resumed.set()
         self._slow_until = 0.0
         faults = self._victim.links.faults

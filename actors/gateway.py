@@ -366,6 +366,17 @@ class Gateway(LoopActor):
         elif message.sender == "lessor":
             self._lease_calls.ask_again(time.monotonic())
 
+    def welcome(self, receiver: str, have: int) -> list[int]:
+        """A stream opens; what was lost in a gap of it is asked for again, behind the Welcome."""
+        if receiver == "raft-node":
+            self.loop.call_soon(self._ask_lost)
+        return super().welcome(receiver, have)
+
+    def _ask_lost(self) -> None:
+        if self._serving and self._proposals.open:
+            self._recover_unanswered()
+            self._reads.ask_again()
+
     def _look_for_session(self) -> None:
         with self._reader.view() as view:
             opened = view.session_open(self._session)

@@ -77,6 +77,7 @@ class GatewayMetric(IntEnum):
     SLOW_READ_INDEXES = 6
     REPROPOSED = 7
     READY = 8
+    EXPIRED = 9  # requests given up because their time was over
     WATCHERS = 16
     WATCH_STREAMS = 17
     SLOW_WATCHERS = 18

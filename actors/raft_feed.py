@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Final
 
 from actors.messages import Apply, CommittedTo, InstallSnapshot
@@ -18,6 +19,8 @@ from raft.storage import MemoryStorage
 
 APPLY_BYTES_MAX: Final = 16 << 20
 TELL_SECONDS: Final = 0.002
+UNHURRIED_SECONDS: Final = 0.02
+UNHURRIED_ENTRIES_MAX: Final = 1000
 
 
 class Feed:
@@ -41,6 +44,7 @@ class Feed:
         self._responses: deque[tuple[int, MsgStorageApplyResp]] = deque()
         self._told = 0
         self._tell_at: float | None = None
+        self._pulled_at = 0.0
 
     @property
     def idle(self) -> bool:
@@ -75,16 +79,26 @@ class Feed:
             due.append(self._responses.popleft()[1])
         return due
 
-    def pull(self) -> None:
-        """Send what may be applied, as far as the applier's credit goes."""
+    def pull(self, now: float, *, hurry: bool) -> float:
+        """Send what may be applied, as far as the applier's credit goes.
+
+        Where nobody waits for it (`hurry`), many batches may go as one; returns when to call again.
+        """
         if not self._is_open():
-            return
+            return inf
         if self.sent_index < self._storage.first_index() - 1:
             self._install()
         may_apply = self.may_apply
+        if self.sent_index >= may_apply:
+            return inf
+        due = self._pulled_at + UNHURRIED_SECONDS
+        if not hurry and now < due and may_apply - self.sent_index <= UNHURRIED_ENTRIES_MAX:
+            return due
+        self._pulled_at = now
         while self.sent_index < may_apply and self.outstanding_bytes < APPLY_BYTES_MAX:
             first = self.sent_index + 1
             self.send_entries(self._storage.entries(first, may_apply + 1, APPLY_BYTES_MAX))
+        return inf
 
     def send_entries(self, entries: Sequence[Entry]) -> None:
         """Send entries that follow those sent before."""

@@ -45,13 +45,15 @@ from actors.messages import (
 )
 from actors.metrics import ApplierMetric, Histogram, RaftMetric, TransportMetric
 from actors.peer_codec import decode_peer, encode_peer, read_peer
+from actors.raft_clients import CONTEXT, Clients
 from actors.raft_elections import Elections
 from actors.raft_feed import APPLY_BYTES_MAX, Feed
 from actors.raft_grant import Granting
 from actors.raft_log import RaftLog
 from actors.raft_outbox import Outbox
+from actors.raft_quorum import Quorum
 from actors.raft_reads import ReadsAsked
-from actors.raft_roles import RoleWords
+from actors.raft_roles import RoleWords, describe
 from actors.recovery import recover
 from actors.wire import WATCHED_REQUESTS_MAX
 from raft.conf_change import decode
@@ -61,11 +63,11 @@ from raft.message import message
 from raft.messages import (
     Message,
     MsgProp,
+    MsgReadIndex,
     MsgSnap,
     MsgStorageAppend,
     MsgStorageApply,
 )
-from raft.progress import REPLICATE
 from raft.raw_node import RawNode, Ready
 from raft.size import NO_LIMIT
 from raft.state import EntryType, HardState
@@ -99,16 +101,17 @@ class RaftNode(Actor):
         self._applied_word = self._applier + ApplierMetric.APPLIED_INDEX
         self._transport = self.board.block("transport") + Cell.METRICS
         self._granting = Granting(self._election_timeout)
-        self._words_of_role = RoleWords(self._word, self.metric, self._election_timeout)
+        own = partial(self.board.get, context.name)
+        self._words_of_role = RoleWords(own, self.metric, self._election_timeout)
         self._requests = 0
         self._proposals: list[bytes] = []
         self._reads = ReadsAsked()
+        self._clients = Clients(self.board)
         self._chance = random.SystemRandom()
         self._early_durable: Durable | None = None
         self._term_first_index = 0
         self._out_of_space = False
         self._transport_is_new = False
-        self._outbox = Outbox(self._send_transport, self._may_hold)
         self.metric(RaftMetric.NO_SPACE, 0)
         self._sole_voter = False
         self.metric(RaftMetric.SOLE_VOTER, 0)
@@ -154,6 +157,8 @@ class RaftNode(Actor):
                 rng=self._chance.randrange,
             )
         )
+        quorum = Quorum(self._node, self._id)
+        self._outbox = Outbox(self._send_transport, quorum, self._tick_length)
         self.metric(RaftMetric.MEMBER_ID, self._id)
         self.metric(RaftMetric.CLUSTER_ID, self._cluster_id)
         self.metric(RaftMetric.SNAPSHOT_INDEX, self._log.snapshot_index)
@@ -192,6 +197,7 @@ class RaftNode(Actor):
     def propose(self, message: Propose) -> None:
         """Take one batch; it is appended with all others of this turn."""
         self._proposals.append(message.batch)
+        self._clients.note(time.monotonic())
         self.count(RaftMetric.REQUESTS, message.count)
         self._requests += message.count
 
@@ -199,6 +205,7 @@ class RaftNode(Actor):
     def read_index(self, message: ReadIndex) -> None:
         """Note one gateway's reads; a round for all is asked at the end of the turn."""
         self._reads.note(message.gateway, message.id)
+        self._clients.note(time.monotonic())
 
     @handles(TransferLeader)
     def transfer_leader(self, message: TransferLeader) -> None:
@@ -229,8 +236,7 @@ class RaftNode(Actor):
             self.durable(early)
 
     def _tell_transport(self, index: int) -> None:
-        if self.links.is_open("transport"):
-            self.send("transport", PeersChanged(index))
+        self._send_transport(PeersChanged(index), 0)
 
     @handles(Durable)
     def durable(self, message: Durable) -> None:
@@ -253,8 +259,11 @@ class RaftNode(Actor):
                 self.count(RaftMetric.PEER_MESSAGES_REFUSED)
                 continue
             self._step(received)
-            if type(received) is MsgProp and self._node.is_leader:
-                self._outbox.forwarded(sender, self._node.raft.log.last_index())
+            kind = type(received)
+            if kind in (MsgProp, MsgReadIndex) and self._node.is_leader:
+                self._outbox.has_clients(sender, time.monotonic())
+                if kind is MsgProp:
+                    self._outbox.forwarded(sender, self._node.raft.log.last_index())
 
     def _step(self, received: Message) -> None:
         try:
@@ -309,12 +318,16 @@ class RaftNode(Actor):
             if self._granting.due(now):
                 self._renew_grant(now)
             self._words_of_role.stamp(self._node)
+            self._clients.look(now)
+            if not self._node.is_leader and self._clients.ask_due(now):
+                self._node.read_index(CONTEXT)
             self._log.prepare()
         again = self._elections.may_stop(now)
         if again == 0.0:
             self.actor_inbox.put(Envelope(pykka.messages._ActorStop()))
-        wishes = (self._next_tick, again, campaign_at)
-        self.actor_inbox.wake_at(min(when for when in wishes if when))
+        self.actor_inbox.wake_at(
+            min(when for when in (self._next_tick, again, campaign_at) if when)
+        )
 
     def _ask_stop(self) -> dict[str, Any]:
         self.actor_inbox.put(Envelope(Leave()))
@@ -355,9 +368,14 @@ class RaftNode(Actor):
         self._tell_committed()
         if not self._node.is_leader:
             self._send_outbox()  # first: the leader waits for it
-        self._feed.pull()
+        self._pull()
         self._send_outbox()
         self._requests = 0
+
+    def _pull(self) -> None:
+        now = time.monotonic()
+        hurry = self._node.is_leader or bool(self._log.conf_indexes) or self._clients.present(now)
+        self.actor_inbox.wake_at(self._feed.pull(now, hurry=hurry))
 
     def _propose_all(self) -> None:
         """Propose what came; while nobody leads it waits here, as far as there is room."""
@@ -372,8 +390,7 @@ class RaftNode(Actor):
         self._proposals = []
 
     def _tell_committed(self) -> None:
-        few = self._requests <= WATCHED_REQUESTS_MAX
-        watched = few and self._log.sync_ns < WATCHED_SYNC_NS
+        watched = self._requests <= WATCHED_REQUESTS_MAX and self._log.sync_ns < WATCHED_SYNC_NS
         wake = self._feed.tell_committed(watched=watched)
         if wake is not None:
             self.actor_inbox.wake_at(wake)
@@ -555,42 +572,25 @@ class RaftNode(Actor):
             if self.links.is_open(receiver):
                 self.send(receiver, grant)
 
-    def _word(self, word: RaftMetric) -> int:
-        return self._words[self._block + Cell.METRICS + word]
-
     def _applier_open(self) -> bool:
         return self.links.is_open("applier")
 
-    def _send_transport(self, order: PeerMessages, items: int) -> bool:
+    def _send_transport(self, order: PeerMessages | PeersChanged, items: int) -> bool:
         return self.links.is_open("transport") and self.send("transport", order, items)
-
-    def _may_hold(self, member: int) -> bool:
-        progress = self._node.raft.tracker.progress.get(member)
-        return self._node.is_leader and progress is not None and progress.state is REPLICATE
 
     def _send_outbox(self) -> None:
         dropped, again = self._outbox.flush(time.monotonic())
         for member in dropped:
             self._node.report_unreachable(member)
-        if again is not None:
-            self.actor_inbox.wake_at(again)
+        self.actor_inbox.wake_at(again)
 
     def stats(self) -> dict[str, Any]:
         """Return term, role, indexes and, on a leader, the progress of the others."""
-        status = self._node.status()
-        return {
-            "id": f"{self._id:x}",
-            "term": status.term,
-            "leader": f"{status.lead:x}",
-            "role": str(status.raft_state),
+        return describe(self._node, self._id) | {
             "applied_index": self._applied_index,
             "sent_index": self._feed.sent_index,
             "last_index": self._storage.last_index(),
             "outstanding_bytes": self._feed.outstanding_bytes,
-            "progress": {
-                f"{member:x}": {"match": progress.match, "next": progress.next}
-                for member, progress in status.progress.items()
-            },
         }
 
 

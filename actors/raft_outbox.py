@@ -1,15 +1,24 @@
 """Raft's messages of one turn on their way to the transport, as one message.
 
-News of a commit alone is held back for a moment: most of the time entries follow soon, and they
-carry it too, which saves every member a round of messages. It is not held from a member that has
-forwarded proposals to us: clients of its own wait for it.
+Three things are held back for a moment, since most of the time something follows that makes them
+needless or takes them along, which saves every member a round of messages:
+
+- news of a commit alone: entries follow soon, and they carry it too;
+- entries for a member that a quorum does not need (raft_quorum.py): they leave with the next ones;
+- to such a member also heartbeats that only confirm leadership for reads: mostly the others have
+  confirmed it before one is due. One leaves in each heartbeat interval all the same.
+
+Entries are not held from a member that has clients, which it says by forwarding proposals or
+reads (raft_clients.py).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from dataclasses import dataclass
+from math import inf
+from typing import Final, Protocol
 
 from actors import failpoints
 from actors.messages import PeerMessages
@@ -17,26 +26,66 @@ from actors.peer_codec import encode_peer, lane_of
 from raft.messages import MsgApp, MsgHeartbeat, PeerMessage
 
 HOLD_SECONDS: Final = 0.002
+SPARE_SECONDS: Final = 0.02
+CONFIRM_SECONDS: Final = 0.01
+CLIENTS_SECONDS: Final = 1.0
+SPARE_BYTES_MAX: Final = 256 << 10
+
+
+class Followers(Protocol):
+    """What the outbox asks of raft, see raft_quorum.Quorum."""
+
+    @property
+    def committed(self) -> int:
+        """The commit index."""
+
+    @property
+    def confirmed(self) -> int:
+        """The position up to which reads are confirmed."""
+
+    def follows(self, member: int) -> bool:
+        """Whether a MsgApp for this member is no probe."""
+
+    def is_spare(self, member: int) -> bool:
+        """Whether a quorum should come together without this member."""
+
+    def missed(self, member: int) -> None:
+        """A spare member was needed."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """What is held for one member."""
+
+    append: MsgApp | None = None
+    append_bytes: int = 0
+    append_due: float = inf
+    beat: MsgHeartbeat | None = None
+    beat_due: float = inf
+    beat_round: int = 0
+    beat_sent: float = -inf
+    clients_until: float = -inf
 
 
 class Outbox:
     """Gathers what is for other members.
 
-    Invariant: at most one MsgApp is held for a member, and none behind entries sent later.
+    Invariant: what is held of MsgApp for a member is one message, and it leaves before all that
+    was added later for that member, heartbeats excepted.
     """
 
     def __init__(
-        self, send: Callable[[PeerMessages, int], bool], may_hold: Callable[[int], bool]
+        self,
+        send: Callable[[PeerMessages, int], bool],
+        followers: Followers,
+        heartbeat_seconds: float,
     ) -> None:
-        """`send(message, items)` sends to the transport; False if that is impossible now.
-
-        `may_hold(member)` tells if the member is known to have all that a MsgApp without entries
-        follows, so that it is news of a commit and not a probe.
-        """
+        """`send(message, items)` sends to the transport; False if that is impossible now."""
         self._send = send
-        self._may_hold = may_hold
+        self._followers = followers
+        self._beat_seconds = 0.9 * heartbeat_seconds
         self._messages: list[PeerMessage] = []
-        self._held: dict[int, tuple[MsgApp, float]] = {}
+        self._held: dict[int, _Held] = {}
         self._forwarded: dict[int, deque[int]] = {}
 
     def add(self, message: PeerMessage) -> None:
@@ -47,34 +96,83 @@ class Outbox:
         """Proposals of a member are in the log up to an index: tell it at once of their commit."""
         self._forwarded.setdefault(member, deque()).append(last_index)
 
+    def has_clients(self, member: int, now: float) -> None:
+        """A member asks for its clients: keep it up to date for a while."""
+        held = self._held.setdefault(member, _Held())
+        held.clients_until = now + CLIENTS_SECONDS
+        if held.append is not None:
+            held.append_due = now
+
     def forget(self) -> None:
         """Drop what was held: this member leads no more."""
         self._held.clear()
         self._forwarded.clear()
 
-    def flush(self, now: float) -> tuple[set[int], float | None]:
+    @property
+    def holding(self) -> bool:
+        """Whether anything is held."""
+        return any(held.append or held.beat for held in self._held.values())
+
+    def flush(self, now: float) -> tuple[set[int], float]:
         """Send what may leave at `now` (CLOCK_MONOTONIC in seconds).
 
-        Returns the members whose messages were dropped, and when to flush again at the latest.
+        Returns the members whose messages were dropped, and when to flush again at the latest; inf
+        while nothing is held.
         """
         leaving: list[PeerMessage] = []
         for message in self._messages:
-            if type(message) is MsgApp:
-                if message.entries:
-                    self._held.pop(message.to, None)
-                    self._is_waited_for(message.to, message.commit)
-                elif self._may_hold(message.to):
-                    since = self._held[message.to][1] if message.to in self._held else now
-                    self._held[message.to] = message, since
-                    continue
-            leaving.append(message)
+            if isinstance(message, MsgHeartbeat):
+                self._beat(message, now, leaving)
+            elif isinstance(message, MsgApp) and self._followers.follows(message.to):
+                self._append(message, now, leaving)
+            else:
+                held = self._held.get(message.to)
+                if held is not None and held.append is not None:
+                    self._release(held, leaving)
+                leaving.append(message)
         self._messages = []
-        for member, (held, since) in list(self._held.items()):
-            if now - since >= HOLD_SECONDS or self._is_waited_for(member, held.commit):
-                del self._held[member]
-                leaving.append(held)
-        oldest = min((since for _, since in self._held.values()), default=None)
-        return self._send_all(leaving), None if oldest is None else oldest + HOLD_SECONDS
+        again = inf
+        for member, held in self._held.items():
+            self._look(member, held, now, leaving)
+            again = min(again, held.append_due, held.beat_due)
+        return self._send_all(leaving), again
+
+    # --- entries and news of commits -------------------------------------------------------------
+
+    def _append(self, message: MsgApp, now: float, leaving: list[PeerMessage]) -> None:
+        member = message.to
+        held = self._held.get(member)
+        if held is None:
+            held = self._held[member] = _Held()
+        before = held.append
+        if before is not None:
+            if before.index + len(before.entries) != message.index or before.term != message.term:
+                self._release(held, leaving)
+            elif before.entries:
+                message = MsgApp(
+                    member,
+                    before.from_,
+                    before.term,
+                    before.log_term,
+                    before.index,
+                    before.entries + message.entries,
+                    max(before.commit, message.commit),
+                )
+        new = message.entries[len(before.entries) if before is not None else 0 :]
+        held.append_bytes += sum([len(entry.data) for entry in new])
+        waited = self._is_waited_for(member, message.commit)
+        if waited or held.append_bytes > SPARE_BYTES_MAX:
+            pause = 0.0
+        else:
+            pause = self._pause(member, held, entries=bool(message.entries), now=now)
+        held.append = message
+        held.append_due = min(held.append_due, now + pause)
+
+    def _pause(self, member: int, held: _Held, *, entries: bool, now: float) -> float:
+        """Return for how long a MsgApp may wait for others to go with."""
+        if now < held.clients_until:
+            return 0.0 if entries else HOLD_SECONDS
+        return 0.0 if entries and not self._followers.is_spare(member) else SPARE_SECONDS
 
     def _is_waited_for(self, member: int, commit: int) -> bool:
         """Whether a member's own proposals are among what is committed; it is told only once."""
@@ -84,6 +182,54 @@ class Outbox:
             indexes.popleft()
             waited = True
         return waited
+
+    @staticmethod
+    def _release(held: _Held, leaving: list[PeerMessage]) -> None:
+        assert held.append is not None
+        leaving.append(held.append)
+        held.append, held.append_bytes, held.append_due = None, 0, inf
+
+    # --- heartbeats ------------------------------------------------------------------------------
+
+    def _beat(self, message: MsgHeartbeat, now: float, leaving: list[PeerMessage]) -> None:
+        held = self._held.get(message.to)
+        if held is None:
+            held = self._held[message.to] = _Held()
+        recent = now - held.beat_sent < self._beat_seconds
+        if message.context and recent and self._followers.is_spare(message.to):
+            if held.beat is None:
+                held.beat_due = now + CONFIRM_SECONDS
+                held.beat_round = int.from_bytes(message.context, "little")
+            held.beat = message
+            return
+        held.beat, held.beat_due, held.beat_sent = None, inf, now
+        leaving.append(message)
+
+    # --- what is due -----------------------------------------------------------------------------
+
+    def _look(self, member: int, held: _Held, now: float, leaving: list[PeerMessage]) -> None:
+        """Release what is due, and drop a heartbeat whose reads are confirmed."""
+        if held.append is not None and now >= held.append_due:
+            append = held.append
+            if append.entries and append.entries[0].index > self._followers.committed:
+                self._missed(member)
+            self._release(held, leaving)
+        beat = held.beat
+        if beat is not None:
+            confirmed = self._followers.confirmed
+            newest = int.from_bytes(beat.context, "little")
+            if confirmed >= newest:
+                held.beat, held.beat_due = None, inf
+            elif confirmed >= held.beat_round:
+                held.beat_round, held.beat_due = newest, now + CONFIRM_SECONDS
+            elif now >= held.beat_due:
+                self._missed(member)
+                held.beat, held.beat_due, held.beat_sent = None, inf, now
+                leaving.append(beat)
+
+    def _missed(self, member: int) -> None:
+        if self._followers.is_spare(member):
+            self._followers.missed(member)
 
     def _send_all(self, messages: list[PeerMessage]) -> set[int]:
         if not messages:

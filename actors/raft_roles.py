@@ -9,10 +9,12 @@ last stamp is younger than half an election timeout. Taking the licence uses it 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from actors.metrics import RaftMetric
 from actors.raft_grant import boottime_ns
 from raft.raw_node import RawNode
+from transport.counters import Cell
 
 
 class RoleWords:
@@ -20,7 +22,7 @@ class RoleWords:
 
     def __init__(
         self,
-        read: Callable[[RaftMetric], int],
+        read: Callable[[int], int],
         write: Callable[[RaftMetric, int], None],
         election_timeout: float,
     ) -> None:
@@ -31,7 +33,9 @@ class RoleWords:
 
     def take_licence(self, term: int) -> bool:
         """Whether to campaign with force in the successor of `term`; True at most once."""
-        led_term, led_at = self._read(RaftMetric.LED_TERM), self._read(RaftMetric.LED_AT)
+        led_term, led_at = (
+            self._read(Cell.METRICS + word) for word in (RaftMetric.LED_TERM, RaftMetric.LED_AT)
+        )
         self._write(RaftMetric.LED_TERM, 0)
         self._write(RaftMetric.IS_LEADER, 0)
         self._write(RaftMetric.LEADER, 0)
@@ -49,3 +53,18 @@ class RoleWords:
         self._write(RaftMetric.IS_LEADER, leads)
         self._write(RaftMetric.LED_TERM, node.raft.term if leads else 0)
         self.stamp(node)
+
+
+def describe(node: RawNode, member_id: int) -> dict[str, Any]:
+    """Return for people: id, term, leader, role and, on a leader, the progress of the others."""
+    status = node.status()
+    return {
+        "id": f"{member_id:x}",
+        "term": status.term,
+        "leader": f"{status.lead:x}",
+        "role": str(status.raft_state),
+        "progress": {
+            f"{member:x}": {"match": progress.match, "next": progress.next}
+            for member, progress in status.progress.items()
+        },
+    }

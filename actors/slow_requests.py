@@ -2,15 +2,17 @@
 
 A turn of the gateway's timers looks through the gateway's own new records (tens of microseconds):
 an answer whose question was asked longer than the threshold ago is explained there and then, and
-kept. So is one request a second whatever it took, as a sample.
+kept. So is one request a second whatever it took, as a sample. Both may leave as traces (tracing).
 """
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from typing import Any, Final
 
 from actors import messages
+from actors.tracing import Sampler, TraceExporter
 from actors.wire import WIRE
 from control.explain import Explainer
 from control.observe import MemberView
@@ -47,6 +49,11 @@ class SlowRequests:
         self._next_sample = 0.0
         self._slow: deque[dict[str, Any]] = deque(maxlen=KEPT_MAX)
         self._samples: deque[dict[str, Any]] = deque(maxlen=KEPT_MAX)
+        rate = int(context.config.get("distributed_tracing_sampling_rate") or 0)
+        self._sampler = Sampler(rate, random.random)
+        self._traces: TraceExporter | None = None
+        if context.config.get("enable_distributed_tracing"):
+            self._traces = TraceExporter(context.config, name, log)
 
     def look(self, now: float) -> list[dict[str, Any]]:
         """Look at what was answered since the last turn; return what was slow and is new."""
@@ -63,11 +70,19 @@ class SlowRequests:
         for one in filter(None, told):
             self._slow.append(one)
             self._log.warning("slow request", requests=one["requests"], verdict=one["verdict"])
+            self._trace(one)
+        self._sampler.saw(sum(max(1, sent.items) for sent, _ in found))
         if found and not slow and now >= self._next_sample:
             self._next_sample = now + SAMPLE_SECONDS
             if sample := self._explained(found[0][0]):
                 self._samples.append(sample)
+                if self._sampler.wants():
+                    self._trace(sample)
         return [one for one in told if one]
+
+    def _trace(self, explained: dict[str, Any]) -> None:
+        if self._traces is not None:
+            self._traces.send(explained)
 
     def to_list(self) -> dict[str, list[dict[str, Any]]]:
         """Return what is kept, oldest first."""

@@ -42,6 +42,8 @@ from kv.errors import Code, EtcdError, Status
 __all__ = ["Call", "GrpcConnection", "Kind", "Limits", "Method", "Payload", "StreamHandler"]
 
 _GRPC: Final = b"application/grpc"
+DEADLINE_SLACK: Final = 0.05
+"""A call that is cancelled this many seconds before its deadline, or later, counts as expired."""
 Intercept = Callable[[bytes, Mapping[bytes, bytes]], Status | None]
 """Path and headers of a new call -> why it is refused, None if it is not."""
 
@@ -300,6 +302,9 @@ class GrpcConnection:
         if self._blocked:
             self._blocked.pop(stream_id, None)
         if not call.closed:
+            deadline = call.deadline  # a client gives up at it too, and mostly a moment before us
+            if deadline is not None and deadline - self._clock() <= DEADLINE_SLACK:
+                call.method.expired += 1
             call.abandon(Code.CANCELED)
         call.forget()
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from api.grpc_frames import FrameReader, decode_metadata, percent_encode
 from api.http2 import Http2Connection, Http2Error
-from kv.errors import Code, Status
+from kv.errors import TIMEOUTS, Code, Status
 
 if TYPE_CHECKING:
     from api.grpc import GrpcConnection
@@ -65,10 +65,11 @@ class StreamHandler(Protocol):
 class Method:
     """What answers a path, and its counters, readable at any time.
 
-    `started` calls, `handled` calls by gRPC code, `received` and `sent` messages.
+    `started` calls, `handled` calls by gRPC code, `received` and `sent` messages, `expired` calls:
+    given up because their deadline, or the time the server gives a request, was over.
     """
 
-    __slots__ = ("handled", "kind", "message", "opened", "received", "sent", "started")
+    __slots__ = ("expired", "handled", "kind", "message", "opened", "received", "sent", "started")
 
     def __init__(
         self,
@@ -82,6 +83,7 @@ class Method:
         self.message = message
         self.opened = opened
         self.started = 0
+        self.expired = 0
         self.handled = [0] * (max(Code) + 1)
         self.received = 0
         self.sent = 0
@@ -282,11 +284,14 @@ class Call:
 
     def fail(self, status: Status) -> None:
         """End the call with one of etcd's errors."""
+        if status in TIMEOUTS and not self.closed:
+            self.method.expired += 1
         self.finish(status.code, status.text)
 
     def abandon(self, code: Code) -> None:
         """End the call without its handler's doing, and tell it (rule 2)."""
         if code is Code.DEADLINE_EXCEEDED:
+            self.method.expired += 1
             self.finish(code, "context deadline exceeded")
         else:
             self.closed = True

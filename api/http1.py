@@ -65,7 +65,8 @@ def method_not_allowed(allowed: str) -> Response:
 class Request:
     """One request: `reply` to it, or `begin`, `write`... and `end`. Header names are lower case.
 
-    `on_close()` is called once if the client goes away before the answer is whole.
+    `on_close()` is called once if the client goes away before the answer is whole; `on_drain()`
+    when the server wants to end: an answer without an end should end then.
     """
 
     __slots__ = (
@@ -77,6 +78,7 @@ class Request:
         "keep_alive",
         "method",
         "on_close",
+        "on_drain",
         "path",
         "query_string",
     )
@@ -95,6 +97,7 @@ class Request:
         self.answered = False
         self._begun = False
         self.on_close: Callable[[], None] | None = None
+        self.on_drain: Callable[[], None] | None = None
 
     @property
     def peer(self) -> str:
@@ -484,7 +487,9 @@ class Http1Connection:
     def drain(self) -> None:
         """Take no new requests; the connection is `closed` when the open ones are answered."""
         self._draining = True
-        if not self.busy:
+        if self._current is not None and self._current.on_drain is not None:
+            self._current.on_drain()
+        if not self.busy and not self.closed:
             self._end_connection()
 
     def lost(self) -> None:

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rich.console import Console, RenderableType
 from control import (
     crash,
     edges,
+    events,
     explain,
     fault,
     health,
@@ -26,7 +28,7 @@ from control import (
     top,
     tree,
 )
-from control.observe import MemberView, ObserveError
+from control.observe import BOARD_FILE, MemberView, ObserveError
 from control.run_directory import ROOT_FILE, RunDirectoryError, find_run_directory
 from transport.control import ControlTimeoutError
 from transport.peer_keygen import generate_keys
@@ -80,7 +82,9 @@ def parser() -> argparse.ArgumentParser:
     command = add("top", "what every actor does now")
     command.add_argument("--once", action="store_true", help="print one table and end")
     add("edges", "the streams between actors")
-    add("events", "the last starts, exits and kills, as root tells them")
+    command = add("events", "the last starts, exits and kills, as root tells them")
+    command.add_argument("--follow", action="store_true", help="go on with those to come")
+    add("page", "the address of the web page, with the key to faults if the member takes them")
     command = add("peek", "what an actor has before it")
     command.add_argument("actor")
     command = add("recorder", "the last messages of an actor, alive or not")
@@ -157,12 +161,35 @@ def _edges(view: MemberView, arguments: argparse.Namespace) -> int:
 
 
 def _events(view: MemberView, arguments: argparse.Namespace) -> int:
+    if arguments.follow:
+        return _follow_events(view)
     answer = tree.ask_root(view, "events", timeout=1.0)
     if answer is None:
         print("troupectl: root does not answer", file=sys.stderr)
         return 1
     lines = [json.dumps(event) for event in answer["events"]]
     _show(arguments, answer["events"], "\n".join(lines))
+    return 0
+
+
+def _follow_events(view: MemberView) -> int:
+    """Print events, a line each, until the member has ended."""
+    with events.EventReader(view) as reader:
+        while (view.run_dir / BOARD_FILE).exists():
+            for event in reader.read() or ():
+                print(json.dumps(event), flush=True)
+            time.sleep(events.POLL_SECONDS)
+    return 0
+
+
+def _page(view: MemberView, arguments: argparse.Namespace) -> int:
+    key = fault.key(view.run_dir)
+    urls = [*view.info.get("metrics_urls", ()), *view.info.get("http_urls", ())]
+    served = [url for url in urls if url.startswith("http")]
+    if not served:
+        raise ObserveError("the member serves no HTTP over TCP")
+    address = f"{served[0]}/debug/actors" + (f"#key={key}" if key else "")
+    print(json.dumps({"url": address}) if arguments.json else address)
     return 0
 
 
@@ -229,9 +256,12 @@ def _fault(view: MemberView, arguments: argparse.Namespace) -> int:
         arguments.verb,
         arguments.target,
         ms=arguments.ms,
+        p99_ms=arguments.p99,
         type=arguments.type,
         ratio=arguments.ratio,
         count=arguments.count,
+        bytes=arguments.bytes,
+        at_start=arguments.at_start or None,
         **{"for": arguments.seconds},
     )
     _show(arguments, found, json.dumps(found))

@@ -33,6 +33,7 @@ class ObserveError(Exception):
 class Sample:
     """One look at one actor. Counts since the member's start; `pss_bytes` -1 if not known.
 
+    `expired` are requests it gave up because their time was over (gateways do, others never).
     `oldest_seconds` is the age of the oldest message sent to it and not taken, as far as its
     senders remember (the true age is at least that).
     """
@@ -54,6 +55,7 @@ class Sample:
     sent: int
     dropped: int
     lost: int
+    expired: int
     busy_ns: int
     oldest_seconds: float
     wait: Durations
@@ -101,6 +103,7 @@ class MemberView:
             self.board = Board(run_dir / BOARD_FILE) if board is None else board
         except (OSError, ValueError) as error:
             raise ObserveError(f"cannot read the member's state in {run_dir}: {error}") from None
+        self._expired: dict[str, int] = self.info.get("expired", {})
         self._tags: dict[str, str] = self.info.get("tags", {})
 
     def actors(self) -> Iterator[str]:
@@ -132,6 +135,7 @@ class MemberView:
             sent=sum(self.edge(name, peer).sent for peer in board.names),
             dropped=sum(edge.dropped for edge in edges),
             lost=sum(edge.lost for edge in edges),
+            expired=board.get(name, self._expired[name]) if name in self._expired else 0,
             busy_ns=latency.busy_ns(board, name),
             oldest_seconds=max((found.age_seconds for found in self.waiting(name)), default=0.0),
             wait=latency.read(board, name, Latency.WAIT),

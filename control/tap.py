@@ -17,6 +17,51 @@ TIMEOUT_SECONDS: Final = 2.0
 STOP_SECONDS: Final = 0.5
 
 
+class TapReader:
+    """One tap, open. A context manager; not shared between threads.
+
+    Raises ControlTimeoutError if the actor does not answer, ObserveError if it refuses.
+    """
+
+    def __init__(
+        self,
+        view: MemberView,
+        name: str,
+        *,
+        types: Sequence[str] = (),
+        peers: Sequence[str] = (),
+        values: bool = False,
+    ) -> None:
+        self.dropped = 0
+        """Messages the actor could not keep."""
+        self._epoch = time.time() - time.monotonic()
+        self._client = ControlClient(view.run_dir / f"{name}.ctl")
+        arguments = {"types": list(types), "from": list(peers), "values": values}
+        try:
+            self._number = _asked(self._client, "tap", **arguments)["tap"]
+        except (ControlTimeoutError, ObserveError):
+            self._client.close()
+            raise
+
+    def __enter__(self) -> TapReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(ControlTimeoutError):  # a tap that nobody reads ends by itself
+            self._client.ask("tap-stop", STOP_SECONDS, tap=self._number)
+        self._client.close()
+
+    def read(self) -> tuple[list[dict[str, Any]], bool]:
+        """Return the oldest messages not yet read, and whether there are more already."""
+        answer = _asked(self._client, "tap-read", tap=self._number)
+        self.dropped = answer["dropped"]
+        found = [
+            message | {"ts": round(self._epoch + message.pop("monotonic_ns") / 1e9, 6)}
+            for message in answer["messages"]
+        ]
+        return found, answer["more"]
+
+
 def tap(
     view: MemberView,
     name: str,
@@ -33,29 +78,20 @@ def tap(
     Return how many were shown and how many the actor could not keep. Raises ControlTimeoutError if
     the actor does not answer, ObserveError if it refuses.
     """
-    client = ControlClient(view.run_dir / f"{name}.ctl")
-    epoch = time.time() - time.monotonic()
-    shown = dropped = 0
-    until = time.monotonic() + seconds if seconds else None
-    arguments = {"types": list(types), "from": list(peers), "values": values}
-    number = _asked(client, "tap", **arguments)["tap"]
-    try:
+    shown = 0
+    with TapReader(view, name, types=types, peers=peers, values=values) as reader:
+        until = time.monotonic() + seconds if seconds else None
         while True:
-            answer = _asked(client, "tap-read", tap=number)
-            dropped = answer["dropped"]
-            for message in answer["messages"]:
-                show(message | {"ts": round(epoch + message.pop("monotonic_ns") / 1e9, 6)})
+            messages, more = reader.read()
+            for message in messages:
+                show(message)
                 shown += 1
                 if shown == limit:
-                    return {"shown": shown, "dropped": dropped}
+                    return {"shown": shown, "dropped": reader.dropped}
             if until is not None and time.monotonic() >= until:
-                return {"shown": shown, "dropped": dropped}
-            if not answer["more"]:
+                return {"shown": shown, "dropped": reader.dropped}
+            if not more:
                 time.sleep(POLL_SECONDS)
-    finally:
-        with suppress(ControlTimeoutError):  # a tap that nobody reads ends by itself
-            client.ask("tap-stop", STOP_SECONDS, tap=number)
-        client.close()
 
 
 def _asked(client: ControlClient, cmd: str, **arguments: Any) -> dict[str, Any]:

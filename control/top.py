@@ -36,6 +36,7 @@ COLUMNS: Final = (
     ("PSS MiB", "right", False),
     ("dropped", "right", False),
     ("lost", "right", False),
+    ("expired", "right", False),
     ("doing", "left", True),
 )
 """Name, side, and whether it is shown in a narrow window too."""
@@ -88,6 +89,7 @@ def row(now: Sample, then: Sample, seconds: float) -> dict[str, Any]:
         "pss_bytes": now.pss_bytes,
         "dropped": now.dropped,
         "lost": now.lost,
+        "expired": now.expired,
         "doing": now.doing,
         "doing_seconds": round(now.doing_seconds, 4),
     }
@@ -138,6 +140,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['pss_bytes'] / 2**20:.1f}" if row["pss_bytes"] >= 0 else "?",
         str(row["dropped"]),
         str(row["lost"]),
+        str(row["expired"]),
         doing,
     )
 

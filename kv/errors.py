@@ -261,6 +261,18 @@ TIMEOUT_LEADER_TRANSFER: Final = _error(
     "etcdserver: request timed out, leader transfer took too long",
 )
 
+TIMEOUTS: Final = frozenset(
+    {
+        LEADER_CHANGED,  # only told to a read that was retried until its time was over
+        TIMEOUT,
+        TIMEOUT_DUE_TO_LEADER_FAIL,
+        TIMEOUT_DUE_TO_CONNECTION_LOST,
+        TIMEOUT_WAIT_APPLIED_INDEX,
+        TIMEOUT_LEADER_TRANSFER,
+    }
+)
+"""What a request is told that was given up because its time was over."""
+
 
 class RevisionOverflowError(Exception):
     """More changes in one revision, or more revisions, than the history's key can hold."""

@@ -14,6 +14,7 @@ from control.observe import MemberView
 from transport.counters import Cell
 
 SECONDS: Final = 10.0
+STORM_SECONDS: Final = 60.0
 AGAIN_SECONDS: Final = 15.0
 POLL_SECONDS: Final = 0.005
 
@@ -34,6 +35,10 @@ class Faults:
         """Raise an exception in it."""
         self._inject("crash", actor)
 
+    def crash_at_start(self, actor: str, seconds: float = STORM_SECONDS) -> None:
+        """Kill it, and have each successor raise as it starts: the supervisor gives up on it."""
+        self._inject("crash", actor, seconds, at_start=True)
+
     def freeze(self, actor: str, seconds: float = SECONDS) -> None:
         """SIGSTOP it; the supervisor may take it for stuck and replace it."""
         self._inject("freeze", actor, seconds)
@@ -53,6 +58,14 @@ class Faults:
     def slow(self, actor: str, ms: float, seconds: float = SECONDS) -> None:
         """Have it wait so long before every message."""
         self._inject("slow", actor, seconds, ms=ms)
+
+    def slow_p99(self, actor: str, ms: float, seconds: float = SECONDS) -> None:
+        """Have one message of 50 take so long in its handler: the p99 of its work."""
+        self._inject("slow", actor, seconds, p99_ms=ms)
+
+    def hog(self, actor: str, size: int, seconds: float = SECONDS) -> None:
+        """Have it take and touch so many bytes of memory."""
+        self._inject("hog", actor, seconds, bytes=size)
 
     # --- edges: from one actor to another, or all that it sends; all messages, or those of a name,
     # --- or a share of them -----------------------------------------------------------------------

@@ -32,6 +32,11 @@ class ReadOnly:
         self._confirmed = 0
         self._unconfirmed: deque[tuple[MsgReadIndex, int]] = deque()
 
+    @property
+    def confirmed(self) -> int:
+        """The position up to which reads are confirmed."""
+        return self._confirmed
+
     def add_request(self, index: int, request: MsgReadIndex) -> None:
         """Note a read that came while the commit index was `index`."""
         self._unconfirmed.append((request, index))

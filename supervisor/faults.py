@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -30,9 +31,10 @@ class RootFaults:
         self._pid_of = pid_of
         self._enabled = enabled
         self._disk_number = 0
+        self._crashing: dict[str, float] = {}
 
     def order(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer `fault`: {verb, actor, for, ms} -> {pid} or {for}."""
+        """Answer `fault`: {verb, actor, for, ms, at_start} -> {pid} or {for}."""
         if not self._enabled:
             return {"error": REFUSED}
         verb = request.get("verb")
@@ -41,6 +43,10 @@ class RootFaults:
             return {"error": f"a fault lasts between 0 and {FOR_SECONDS_MAX:g} s, not {seconds:g}"}
         if verb in ("kill", "freeze", "resume"):
             return self._signal(str(verb), str(request.get("actor")), seconds)
+        if verb == "crash" and request.get("at_start"):
+            return self._crash_at_start(str(request.get("actor")), seconds)
+        if verb == "heal":
+            self._crashing.clear()
         orders: dict[Any, dict[str, Any]] = {
             "fsync-slow": {"sync_seconds": float(request.get("ms") or 100.0) / 1000},
             "fsync-fail": {"sync_errno": errno.EIO},
@@ -50,6 +56,20 @@ class RootFaults:
         if verb not in orders:
             return {"error": f"no such fault: {verb!r}"}
         return self._break_disk(orders[verb], seconds)
+
+    def crashes_at_start(self, actor: str) -> bool:
+        """Whether this actor was told to crash at every start; any thread may ask."""
+        return time.monotonic() < self._crashing.get(actor, 0.0)
+
+    def _crash_at_start(self, actor: str, seconds: float) -> dict[str, Any]:
+        """End the incarnation that lives, and have its successors crash as they start."""
+        try:
+            self._pid_of(actor)
+        except KeyError:
+            return {"error": f"no actor {actor!r}"}
+        self._crashing[actor] = time.monotonic() + seconds
+        self._signal("kill", actor, seconds)  # one that does not run is about to start
+        return {"for": seconds}
 
     def _signal(self, verb: str, actor: str, seconds: float) -> dict[str, Any]:
         try:

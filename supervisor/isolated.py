@@ -228,6 +228,7 @@ class IsolatedActor:
             "close": [],
             "oom_score_adj": 0,
             "nice": 0,
+            "crash": self._faults.crashes_at_start(self.name),
         }
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "supervisor.isolated_child", json.dumps(order)],

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import platform
+import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from actors.metrics import GatewayMetric
 from actors.observing import FLUSH_TAG, LOCAL_TAG, TICK_TAG
 from actors.wire import WIRE
+from control.fault import KEY_FILE
 from control.observe import BOARD_FILE, INFO_FILE
 from kv.version import VERSION
 from storage.files import FAULT_VARIABLE
@@ -25,7 +28,7 @@ from supervisor.root import RootActor, Surroundings
 from supervisor.spec import ChildSpec
 from supervisor.tree import children
 from supervisor.urls import Url
-from transport.counters import Board
+from transport.counters import Board, Cell
 
 
 def serve(
@@ -71,6 +74,7 @@ def serve(
     )
     if config.enable_faults:
         os.environ.setdefault(FAULT_VARIABLE, str(run_dir / DISK_FILE))
+        make_key(run_dir)
     gofail = Gofail(run_dir, os.environ, sink)
     root = RootActor(specs, around, board, sink)
     try:
@@ -80,6 +84,16 @@ def serve(
     if root.failure is not None:
         raise root.failure
     return root.exit_code
+
+
+def make_key(run_dir: Path) -> None:
+    """Write what proves to the HTTP side that somebody owns the run directory (control.fault)."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptor = os.open(run_dir / KEY_FILE, flags, 0o600)
+    try:
+        os.write(descriptor, secrets.token_urlsafe(24).encode())
+    finally:
+        os.close(descriptor)
 
 
 def served_urls(entry: BoundSocket) -> list[str]:
@@ -99,6 +113,7 @@ def write_info(
     urls: Mapping[str, list[str]],
 ) -> None:
     """Write what troupectl wants to know even when root does not answer."""
+    specs = list(specs)
     info = {
         "name": name,
         "data_dir": str(data_dir),
@@ -108,6 +123,11 @@ def write_info(
         "metrics_urls": urls.get("metrics", []),
         "tags": {tag: cls.__name__ for tag, cls in WIRE.items()}
         | {FLUSH_TAG: "Flush", TICK_TAG: "Tick", LOCAL_TAG: "local message"},
+        "expired": {
+            spec.name: Cell.METRICS + GatewayMetric.EXPIRED
+            for spec in specs
+            if spec.name.startswith("gateway-")
+        },
         "children": [
             {
                 "name": spec.name,

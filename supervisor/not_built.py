@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Final
 
 from supervisor.config import Config
 from supervisor.errors import StartError
+
+TRACING: Final = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.grpc")
+"""What the extra `tracing` installs."""
 
 
 def check_built(config: Config, *, initialized: bool) -> None:
@@ -13,8 +18,18 @@ def check_built(config: Config, *, initialized: bool) -> None:
 
     A member with a log knows its cluster: what only says how to find one is passed over then.
     """
+    if config.enable_distributed_tracing and not _has_tracing():
+        text = "--enable-distributed-tracing needs more packages: pip install trouped[tracing]"
+        raise StartError(text)
     for missing in _missing(config, initialized):
         raise StartError(f"{missing} not built yet")
+
+
+def _has_tracing() -> bool:
+    try:
+        return all(find_spec(name) is not None for name in TRACING)
+    except ModuleNotFoundError:  # a package around one of them
+        return False
 
 
 def _missing(config: Config, initialized: bool) -> Iterator[str]:

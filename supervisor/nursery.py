@@ -12,10 +12,12 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
 
 from supervisor.zygote import ORDER_BYTES_MAX
+
+BROKEN: Final = ["-c", "raise SystemExit('told to crash at every start')"]
 
 
 class Nursery:
@@ -28,12 +30,15 @@ class Nursery:
         modules: Sequence[str],
         descriptors: Iterable[int],
         output: int = subprocess.DEVNULL,
+        broken: Callable[[], bool] = lambda: False,
     ) -> None:
         """`descriptors` are inherited by the zygote, and through it by every child.
 
-        `output` takes what the zygote prints: nothing, but for an interpreter's last words.
+        `output` takes what the zygote prints: nothing, but for an interpreter's last words. As long
+        as it is `broken`, by a fault that was ordered, each new one ends at once.
         """
         self._output = output
+        self._broken = broken
         self._member_name = member_name
         self._modules = tuple(modules)
         self._descriptors = tuple(descriptors)
@@ -96,8 +101,9 @@ class Nursery:
         ours.setblocking(False)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ORDER_BYTES_MAX)
         arguments = [str(theirs.fileno()), str(os.getpid()), self._member_name, *self._modules]
+        program = BROKEN if self._broken() else ["-m", "supervisor.zygote", *arguments]
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "supervisor.zygote", *arguments],
+            [sys.executable, "-P", *program],
             pass_fds=(theirs.fileno(), *self._descriptors),
             stdin=subprocess.DEVNULL,
             stdout=self._output,

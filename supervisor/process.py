@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import setproctitle
 
+from actors.faults import InjectedFaultError
 from supervisor.traces import TraceFile
 from transport.context import ActorContext
 from transport.log import Logger
@@ -102,6 +103,8 @@ def run_child(order: Mapping[str, Any]) -> None:
     trace = TraceFile(context.run_dir, context.name, context.incarnation)
     code = 0
     try:
+        if order.get("crash"):
+            raise InjectedFaultError("told to crash at every start")
         importlib.import_module(context.module).main(context)
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else CRASH_EXIT_CODE

@@ -107,17 +107,18 @@ class RootActor(pykka.ThreadingActor):
         if around.lock_fd >= 0:
             descriptors.add(around.lock_fd)
         modules = sorted({spec.module for spec in specs})
+        self._faults = RootFaults(
+            around.run_dir, self._pid_of, enabled=bool(around.config.get("enable_faults"))
+        )
         self._nursery = Nursery(
             member_name=around.member_name,
             modules=modules,
             descriptors=descriptors,
             output=around.log_write_fd,
+            broken=lambda: self._faults.crashes_at_start(ZYGOTE.name),
         )
         self._stuck = StuckDetector(board)
         self._crashes = CrashReporter(around.run_dir, around.data_dir)
-        self._faults = RootFaults(
-            around.run_dir, self._pid_of, enabled=bool(around.config.get("enable_faults"))
-        )
         self.exit_code = 0
         self.failure: BaseException | None = None
         super().__init__()
@@ -201,6 +202,7 @@ class RootActor(pykka.ThreadingActor):
                 "close": close,
                 "oom_score_adj": spec.oom_score_adj,
                 "nice": spec.nice,
+                "crash": self._faults.crashes_at_start(spec.name),
             }
         )
 

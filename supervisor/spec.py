@@ -31,7 +31,7 @@ class ChildSpec:
     backoff_max: float = 1.0
     shutdown: float = 0.4
     start_within: float = 60.0
-    stuck_after: float = 5.0
+    stuck_after: float = 4.0
     allowances: Mapping[int, float] = field(default_factory=dict)
     oom_score_adj: int = 0
     nice: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +73,16 @@ class Node:
 
     def turn(self) -> list[PeerMessages]:
         """Flush; wait for syncs under way; apply at once; return what goes to peers."""
+        self.actor._clients.note(inf)  # as if all had clients: nobody is told later
+        for member in self.actor._conf_state.voters:
+            self.actor._outbox.has_clients(member, inf)
         self.actor.flush(Flush())
         if not self.actor._log.settled:
             assert self.actor._log.syncer is not None
             select.select([self.actor._log.syncer.descriptor], [], [], 5)
             self.actor._synced()
             self.actor.flush(Flush())
-        while self.actor._outbox._held:  # news of a commit, held for a moment
+        while self.actor._outbox.holding:  # for a moment
             self.actor.flush(Flush())
         for apply in self.take(Apply):
             assert apply.first_index + len(apply.datas) - 1 <= apply.committed

@@ -13,6 +13,7 @@ from raft.messages import MsgHeartbeat, MsgPreVote, MsgVote
 from raft.raw_node import RawNode
 from raft.state import ConfState, HardState
 from raft.storage import MemoryStorage
+from transport.counters import Cell
 
 TIMEOUT = 1.0
 
@@ -151,9 +152,13 @@ class Words:
     def __init__(self) -> None:
         self.words: dict[RaftMetric, int] = {}
 
+    def read(self, place: int) -> int:
+        """Return the word at a place of the block."""
+        return self.words.get(RaftMetric(place - Cell.METRICS), 0)
+
     def roles(self) -> RoleWords:
         """Return the words of one incarnation."""
-        return RoleWords(lambda w: self.words.get(w, 0), self.words.__setitem__, TIMEOUT)
+        return RoleWords(self.read, self.words.__setitem__, TIMEOUT)
 
 
 def led(words: Words, term: int, ago: float) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from actors.messages import Apply, CommittedTo, InstallSnapshot
-from actors.raft_feed import Feed
+from actors.raft_feed import UNHURRIED_SECONDS, Feed
 from raft.messages import LOCAL_APPLY_THREAD, MsgStorageApply, MsgStorageApplyResp
 from raft.state import ConfState, Entry, Snapshot, SnapshotMetadata
 from raft.storage import MemoryStorage
@@ -58,8 +60,8 @@ def test_only_what_may_be_applied_is_sent_and_once() -> None:
     feed, applier = feed_of(storage)
 
     feed.allow(order(storage, 1, 3))
-    feed.pull()
-    feed.pull()
+    feed.pull(0.0, hurry=True)
+    feed.pull(0.0, hurry=True)
 
     assert applier.indexes() == [1, 2, 3]
 
@@ -80,11 +82,11 @@ def test_a_new_stream_gets_the_entries_after_what_the_applier_has() -> None:
     storage = log_of(5)
     feed, applier = feed_of(storage)
     feed.allow(order(storage, 1, 5))
-    feed.pull()
+    feed.pull(0.0, hurry=True)
     applier.sent.clear()
 
     feed.start(2)
-    feed.pull()
+    feed.pull(0.0, hurry=True)
 
     assert applier.indexes() == [3, 4, 5]
 
@@ -97,7 +99,7 @@ def test_an_applier_behind_the_log_is_told_to_switch_to_the_snapshot_first() -> 
     feed, applier = feed_of(storage)
     feed.allow(order(storage, 101, 101))
 
-    feed.pull()
+    feed.pull(0.0, hurry=True)
 
     assert applier.sent[0] == InstallSnapshot(100, 7)
     assert applier.indexes() == [101]
@@ -109,7 +111,7 @@ def test_nothing_is_sent_while_the_stream_is_closed() -> None:
     applier.open = False
     feed.allow(order(storage, 1, 3))
 
-    feed.pull()
+    feed.pull(0.0, hurry=True)
 
     assert applier.sent == []
 
@@ -128,3 +130,32 @@ def test_what_was_sent_ahead_is_told_committed_unless_the_applier_saw_it() -> No
     feed.tell_committed(watched=False)
 
     assert [m for m in applier.sent if isinstance(m, CommittedTo)] == [CommittedTo(2)]
+
+
+def test_where_nobody_waits_entries_go_together_after_a_while() -> None:
+    storage = log_of(5)
+    feed, applier = feed_of(storage)
+    feed.allow(order(storage, 1, 1))
+    assert feed.pull(10.0, hurry=False) == inf  # the first after a rest
+    feed.allow(order(storage, 2, 2))
+    feed.allow(order(storage, 3, 3))
+
+    due = feed.pull(10.001, hurry=False)
+
+    assert due == 10.0 + UNHURRIED_SECONDS
+    assert applier.indexes() == [1]
+    feed.pull(due, hurry=False)
+    assert applier.indexes() == [1, 2, 3]
+    assert len(applier.sent) == 2
+
+
+def test_whoever_waits_has_them_at_once() -> None:
+    storage = log_of(5)
+    feed, applier = feed_of(storage)
+    feed.allow(order(storage, 1, 1))
+    feed.pull(10.0, hurry=False)
+    feed.allow(order(storage, 2, 2))
+
+    feed.pull(10.001, hurry=True)
+
+    assert applier.indexes() == [1, 2]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from actors.messages import PeerMessages
 from actors.peer_codec import decode_peer
-from actors.raft_outbox import HOLD_SECONDS, Outbox
-from raft.messages import MsgApp, MsgHeartbeat, PeerMessage
+from actors.raft_outbox import CONFIRM_SECONDS, HOLD_SECONDS, SPARE_SECONDS, Outbox
+from raft.messages import MsgApp, MsgHeartbeat, MsgTimeoutNow, PeerMessage
 from raft.state import Entry
 
 ENTRY = (Entry(1, 6, b"x"),)
+BEAT_SECONDS = 0.1
 
 
 class Wire:
@@ -18,6 +21,8 @@ class Wire:
         self.sent: list[PeerMessage] = []
         self.open = True
         self.probing: set[int] = set()
+        self.spare: set[int] = set()
+        self.committed = self.confirmed = 0
 
     def send(self, order: PeerMessages, items: int) -> bool:
         """Take one order."""
@@ -27,7 +32,19 @@ class Wire:
 
     def outbox(self) -> Outbox:
         """Return an outbox that sends here."""
-        return Outbox(self.send, lambda member: member not in self.probing)
+        return Outbox(self.send, self, BEAT_SECONDS)
+
+    def follows(self, member: int) -> bool:
+        """Tell if what a member is sent is no probe."""
+        return member not in self.probing
+
+    def is_spare(self, member: int) -> bool:
+        """Tell if a quorum comes together without a member."""
+        return member in self.spare
+
+    def missed(self, member: int) -> None:
+        """A spare was needed after all."""
+        self.spare = {2, 3} - {member}
 
 
 def commit(member: int, index: int) -> MsgApp:
@@ -38,11 +55,12 @@ def commit(member: int, index: int) -> MsgApp:
 def test_a_commit_alone_is_held_and_then_sent() -> None:
     wire = Wire()
     outbox = wire.outbox()
+    outbox.has_clients(2, 9.9)
     outbox.add(commit(2, 5))
 
     dropped, again = outbox.flush(10.0)
     assert (dropped, again, wire.sent) == (set(), 10.0 + HOLD_SECONDS, [])
-    assert outbox.flush(10.0 + HOLD_SECONDS) == (set(), None)
+    assert outbox.flush(10.0 + HOLD_SECONDS) == (set(), inf)
     assert wire.sent == [commit(2, 5)]
 
 
@@ -53,13 +71,14 @@ def test_entries_carry_the_commit_that_was_held() -> None:
     outbox.flush(10.0)
     outbox.add(MsgApp(2, 1, 1, 1, 5, ENTRY, 5))
 
-    assert outbox.flush(10.0) == (set(), None)
+    assert outbox.flush(10.0) == (set(), inf)
     assert wire.sent == [MsgApp(2, 1, 1, 1, 5, ENTRY, 5)]
 
 
 def test_newer_news_replaces_older_without_waiting_longer() -> None:
     wire = Wire()
     outbox = wire.outbox()
+    outbox.has_clients(2, 9.9)
     outbox.add(commit(2, 5))
     outbox.flush(10.0)
     outbox.add(commit(2, 6))
@@ -102,7 +121,7 @@ def test_what_cannot_be_sent_is_told() -> None:
     outbox.add(MsgHeartbeat(2, 1, 1, 5))
     outbox.add(MsgHeartbeat(3, 1, 1, 5))
 
-    assert outbox.flush(10.0) == ({2, 3}, None)
+    assert outbox.flush(10.0) == ({2, 3}, inf)
 
 
 def test_a_deposed_leader_sends_no_old_news() -> None:
@@ -114,3 +133,137 @@ def test_a_deposed_leader_sends_no_old_news() -> None:
 
     outbox.flush(11.0)
     assert wire.sent == []
+
+
+def entries(member: int, first: int, last: int, commit: int) -> MsgApp:
+    """Return entries [first, last]."""
+    indexes = range(first, last + 1)
+    return MsgApp(
+        member, 1, 1, 1, first - 1, tuple(Entry(1, index, b"x") for index in indexes), commit
+    )
+
+
+def test_a_spare_member_gets_entries_together_in_one_message() -> None:
+    wire = Wire()
+    wire.spare = {3}
+    outbox = wire.outbox()
+    for member in (2, 3):
+        outbox.add(entries(member, 6, 6, 5))
+    assert outbox.flush(10.0) == (set(), 10.0 + SPARE_SECONDS)
+    assert wire.sent == [entries(2, 6, 6, 5)]
+    wire.committed = 6
+    for member in (2, 3):
+        outbox.add(entries(member, 7, 9, 6))
+    outbox.add(MsgApp(3, 1, 1, 1, 9, (), 9))
+    outbox.flush(10.001)
+    assert wire.sent[1:] == [entries(2, 7, 9, 6)]
+
+    outbox.flush(10.0 + SPARE_SECONDS)
+
+    assert wire.sent[2:] == [entries(3, 6, 9, 9)]
+    assert wire.spare == {3}
+
+
+def test_a_spare_member_that_is_needed_is_asked_first_from_then_on() -> None:
+    wire = Wire()
+    wire.spare = {3}
+    wire.committed = 5
+    outbox = wire.outbox()
+    outbox.add(entries(3, 6, 6, 5))
+    outbox.flush(10.0)
+
+    outbox.flush(10.0 + SPARE_SECONDS)
+
+    assert wire.sent == [entries(3, 6, 6, 5)]
+    assert wire.spare == {2}
+
+
+def test_a_spare_member_with_clients_gets_entries_at_once() -> None:
+    wire = Wire()
+    wire.spare = {3}
+    outbox = wire.outbox()
+    outbox.add(entries(3, 6, 6, 5))
+    outbox.flush(10.0)
+
+    outbox.has_clients(3, 10.001)
+    outbox.flush(10.001)
+    outbox.add(entries(3, 7, 7, 5))
+    outbox.flush(10.002)
+
+    assert wire.sent == [entries(3, 6, 6, 5), entries(3, 7, 7, 5)]
+
+
+def test_entries_that_do_not_follow_what_is_held_come_behind_it() -> None:
+    wire = Wire()
+    wire.spare = {3}
+    outbox = wire.outbox()
+    outbox.add(entries(3, 6, 7, 5))
+    outbox.flush(10.0)
+    outbox.add(entries(3, 7, 7, 5))
+    outbox.flush(10.001)
+    outbox.flush(10.001 + SPARE_SECONDS)
+
+    assert wire.sent == [entries(3, 6, 7, 5), entries(3, 7, 7, 5)]
+
+
+def test_nothing_overtakes_entries_that_are_held() -> None:
+    wire = Wire()
+    wire.spare = {3}
+    outbox = wire.outbox()
+    outbox.add(entries(3, 6, 7, 5))
+    outbox.flush(10.0)
+    outbox.add(MsgTimeoutNow(3, 1, 1))
+    outbox.flush(10.001)
+
+    assert wire.sent == [entries(3, 6, 7, 5), MsgTimeoutNow(3, 1, 1)]
+
+
+def beat(member: int, position: int) -> MsgHeartbeat:
+    """Return a heartbeat that asks for reads up to a position."""
+    return MsgHeartbeat(member, 1, 1, 5, position.to_bytes(8, "little"))
+
+
+def test_reads_are_confirmed_without_the_spare_member() -> None:
+    wire = Wire()
+    wire.spare = {3}
+    outbox = wire.outbox()
+    outbox.add(MsgHeartbeat(3, 1, 1, 5))
+    outbox.flush(10.0)
+    wire.sent.clear()
+    outbox.add(beat(2, 1))
+    outbox.add(beat(3, 1))
+    assert outbox.flush(10.0) == (set(), 10.0 + CONFIRM_SECONDS)
+    wire.confirmed = 1
+
+    assert outbox.flush(10.001) == (set(), inf)
+    assert wire.sent == [beat(2, 1)]
+
+
+def test_a_spare_member_is_asked_when_reads_are_not_confirmed_in_time() -> None:
+    wire = Wire()
+    wire.spare = {3}
+    outbox = wire.outbox()
+    outbox.add(MsgHeartbeat(3, 1, 1, 5))
+    outbox.flush(10.0)
+    wire.sent.clear()
+    outbox.add(beat(3, 1))
+    outbox.flush(10.0)
+    outbox.add(beat(3, 2))
+    outbox.flush(10.005)
+
+    outbox.flush(10.0 + CONFIRM_SECONDS)
+
+    assert wire.sent == [beat(3, 2)]
+    assert wire.spare == {2}
+
+
+def test_a_spare_member_hears_a_heartbeat_in_each_interval() -> None:
+    wire = Wire()
+    wire.spare = {3}
+    outbox = wire.outbox()
+    for number in range(1, 101):
+        outbox.add(beat(3, number))
+        outbox.flush(10.0 + number * BEAT_SECONDS / 10)
+        wire.confirmed = number
+
+    assert len(wire.sent) in range(9, 13)

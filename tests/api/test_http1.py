@@ -321,6 +321,20 @@ def test_a_drain_answers_what_is_open_and_ends() -> None:
     assert site.connection.closed
 
 
+def test_a_drain_tells_an_answer_without_an_end_to_end() -> None:
+    site = Site()
+    site.get("/later")
+    stream = site.waiting[0]
+    stream.begin(Response(200, b"first"))
+    stream.on_drain = stream.end
+
+    site.connection.drain()
+
+    assert site.connection.data_to_send().endswith(b"5\r\nfirst\r\n0\r\n\r\n")
+    assert site.connection.closed
+    assert stream.answered
+
+
 def test_a_lost_client_is_told_once_and_answers_are_ignored() -> None:
     site = Site()
     closed: list[str] = []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 import timeit
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from actors.failpoints import (
     parse_terms,
 )
 from supervisor.gofail import FailpointRefusedError, FailpointTable, parse_failpoints
+from tests.supervisor.toys import eventually
 
 ROOT = Path(__file__).parents[2]
 POINT = "beforeCommit"
@@ -48,9 +51,36 @@ def points(folder: Path, slept: Slept | None = None, chance: float = 0.0) -> Fai
     return Failpoints(folder, slept.note, chance=lambda: chance, sleep=slept.sleep)
 
 
+def test_a_break_starts_a_debugger_on_the_process_and_waits_for_it(
+    table: FailpointTable, tmp_path: Path
+) -> None:
+    started, debugger, slept = tmp_path / "started", tmp_path / "debugger", Slept()
+    debugger.write_text(f'#!/bin/sh\necho "$@" > {started}.new; mv {started}.new {started}\n')
+    debugger.chmod(0o755)
+    table.enable({POINT: "1*break"})
+    failpoints = Failpoints(tmp_path, slept.note, sleep=slept.sleep, debugger=str(debugger))
+
+    failpoints.hit(POINT)
+    failpoints.hit(POINT)
+
+    eventually(started.exists, "the debugger has been started")
+    assert started.read_text() == f"{sys.executable} {os.getpid()}\n"
+    assert slept.seconds == pytest.approx(3.0)
+    assert slept.progress > 10
+
+
+def test_a_break_without_a_debugger_is_a_panic(table: FailpointTable, tmp_path: Path) -> None:
+    table.enable({POINT: "break"})
+    failpoints = Failpoints(tmp_path, Slept().note, debugger="no-such-debugger")
+
+    with pytest.raises(FailpointPanicError, match='exec: "no-such-debugger": executable file not'):
+        failpoints.hit(POINT)
+
+
 @pytest.mark.parametrize(
     ("text", "terms"),
     [
+        ("break", [Term("break", None)]),
         ("panic", [Term("panic", None)]),
         ("sleep(100)", [Term("sleep", 100)]),
         ('return("hello \\"you\\"")', [Term("return", 'hello "you"')]),

@@ -1,14 +1,18 @@
 """What clients are promised to notice of each fault, before anybody measures it.
 
-Rows are (actor, fault); a subject that is not named notices nothing. "brief" is anything up to a
-second: how long a restart takes depends on the machine, so a cell that is a restart away may be
-better than that. A cell fails if what was measured is not what is declared, worse or better.
+Rows are (actor, fault); a subject that is not named notices nothing. A cell is one class, and fails
+if what was measured is another, worse or better. Where chance decides between two, both are named
+with the reason (`EITHER`).
 """
 
 from __future__ import annotations
 
 from enum import Enum
 from typing import Final
+
+from storage.failures import STORAGE_EXIT_CODE
+from supervisor.root import ZYGOTE
+from supervisor.tree import children
 
 
 class Effect(Enum):
@@ -19,74 +23,94 @@ class Effect(Enum):
     FIVE = "≤ 5 s"
     LONG = "> 5 s"
     ERRORS = "errors"
+    ENDED = "ended"
+    """Unavailable until the member is started again."""
 
 
 NONE_SECONDS: Final = 0.3
-NOTHING: Final = frozenset({Effect.NONE})
-BRIEF: Final = frozenset({Effect.NONE, Effect.SECOND})
-SECONDS: Final = frozenset({Effect.SECOND, Effect.FIVE})
-WHILE_IT_LASTS: Final = BRIEF | {Effect.FIVE}
-"""A broken edge delivers in order or not at all: nothing while the fault lasts (1 s), and what was
-lost is asked for again after 0.5 s, doubling. How much is lost is chance."""
-BROKEN: Final = frozenset({Effect.ERRORS})
-AT_ONCE_OR_BROKEN: Final = BRIEF | BROKEN
-"""Of a connection that ends: an error only for a call that was under way."""
-
-WRITES: Final = ("put", "watch")
 ALL: Final = ("put", "get", "serializable get", "watch", "keep-alive")
+ASKED: Final = ("put", "get", "serializable get", "keep-alive")
+"""A frozen gateway delays an event no more than the answer to its put: the watch sees nothing."""
 ACTORS: Final = (
     "gateway-0", "raft-node", "applier", "lessor", "compactor", "snapshotter", "transport",
 )  # fmt: skip
 FAULTS: Final = (
-    "kill", "crash", "freeze", "suspend", "slow", "drop", "duplicate", "delay", "reorder", "flood",
+    "kill", "crash", "slow", "hog", "flood", "suspend", "freeze",
+    "drop", "duplicate", "delay", "reorder",
 )  # fmt: skip
+OF_THE_ZYGOTE: Final = ("kill", "freeze")
+"""It has no mailbox and runs nothing between two forks."""
 DISK: Final = ("fsync-slow", "disk-full")
-TELLING: Final = frozenset({"drop", "duplicate", "delay", "reorder"})
+STORM: Final = "crash-loop"
+FSYNC_FAIL: Final = "fsync-fail"
+ENDING: Final = (
+    *((actor, STORM) for actor in (*ACTORS, "zygote")),
+    ("raft-node", FSYNC_FAIL),  # the only one that syncs a file of its own in every batch
+)
+"""What the member does not outlive."""
+LOST: Final = ("drop", "duplicate", "reorder")
+"""An edge delivers in order or not at all: each of these stops it for as long as it lasts."""
+LOOKED_UP: Final = ("drop", "reorder")
+"""Results that are lost are found in the database after half a second; a copy does no harm."""
 
 
 def declared(actor: str, fault: str, subject: str) -> frozenset[Effect]:
     """Return the effects that are as promised."""
-    return _DECLARED.get((actor, fault), {}).get(subject, NOTHING)
+    if (actor, fault) in ENDING:
+        return frozenset({Effect.ENDED})
+    effect = _DECLARED.get((actor, fault), {}).get(subject, Effect.NONE)
+    other, _ = EITHER.get((actor, fault, subject), (effect, ""))
+    return frozenset({effect, other})
 
 
-def elections_declared(actor: str, fault: str) -> range:
-    """Return how many elections a fault may cost a member on its own."""
-    if actor == "raft-node" and fault in ("kill", "crash"):
-        return range(1, 2)
-    if actor == "raft-node" and fault == "freeze":  # found stuck, or thawed just in time
-        return range(2)
-    return range(1)
+def exit_code_declared(actor: str, fault: str) -> int | None:
+    """Return the exit code of the member, None if it lives on."""
+    if fault == FSYNC_FAIL:
+        return STORAGE_EXIT_CODE
+    return _EXIT_CODES[actor] if fault == STORM else None
 
 
-def _rows() -> dict[tuple[str, str], dict[str, frozenset[Effect]]]:
-    rows: dict[tuple[str, str], dict[str, frozenset[Effect]]] = {}
-    for fault in ("kill", "crash"):
-        rows["gateway-0", fault] = dict.fromkeys(ALL, AT_ONCE_OR_BROKEN)  # its own clients
-        rows["gateway-0", fault] |= {"watch": BROKEN, "keep-alive": BROKEN}
-        rows["raft-node", fault] = {"put": BRIEF, "get": BRIEF, "keep-alive": BRIEF}
-        rows["applier", fault] = {"put": BRIEF, "get": BRIEF, "watch": BRIEF}
-        rows["lessor", fault] = {"keep-alive": BRIEF}
-    # An event is late only if it comes later than the put's answer: a frozen gateway delays both.
+def elections_declared(actor: str, fault: str) -> int:
+    """Return how many elections a fault costs a member on its own: one for each start of raft."""
+    ends = (actor, fault) in ENDING
+    return int(ends or (actor == "raft-node" and fault in ("kill", "crash", "freeze")))
+
+
+def _rows() -> dict[tuple[str, str], dict[str, Effect]]:
+    rows: dict[tuple[str, str], dict[str, Effect]] = {}
+    # Who ends is back within NONE_SECONDS; only a gateway takes its clients' connections along.
+    # A frozen one is found stuck after 4 s and ends then.
+    for fault in ("kill", "crash", "freeze"):
+        rows["gateway-0", fault] = dict.fromkeys(ALL, Effect.ERRORS)
+    for fault in ("freeze", "suspend", *LOST):
+        rows["raft-node", fault] = {"put": Effect.FIVE, "keep-alive": Effect.FIVE}
+        rows["lessor", fault] = {"keep-alive": Effect.FIVE}
     for fault in ("freeze", "suspend"):
-        asked = ("put", "get", "serializable get", "keep-alive")
-        rows["gateway-0", fault] = dict.fromkeys(asked, SECONDS)
-        rows["raft-node", fault] = {"put": SECONDS, "keep-alive": BRIEF}
-        rows["applier", fault] = {"put": SECONDS}
-        rows["lessor", fault] = {"keep-alive": SECONDS}
-    rows["raft-node", "freeze"] |= {"keep-alive": SECONDS}  # its grant ends after a second
-    for actor in ("gateway-0", "raft-node", "applier"):
-        for fault in TELLING:
-            rows[actor, fault] = dict.fromkeys(("put", "get", "keep-alive"), WHILE_IT_LASTS)
-            rows[actor, fault] |= {"watch": BRIEF}
-        for fault in ("slow", "flood"):
-            rows[actor, fault] = dict.fromkeys(ALL if actor == "gateway-0" else WRITES, BRIEF)
-    rows["raft-node", "slow"] |= {"keep-alive": BRIEF}
-    for fault in TELLING:
-        rows["lessor", fault] = {"keep-alive": WHILE_IT_LASTS}
-    for fault in ("slow", "flood"):
-        rows["lessor", fault] = {"keep-alive": BRIEF}
-    rows["disk", "fsync-slow"] = {"put": BRIEF}
+        rows["applier", fault] = {"put": Effect.FIVE}
+    for fault in LOOKED_UP:
+        rows["applier", fault] = {"put": Effect.SECOND}
+    rows["gateway-0", "suspend"] = dict.fromkeys(ASKED, Effect.FIVE)
+    for fault in LOST:
+        rows["gateway-0", fault] = {"put": Effect.FIVE, "keep-alive": Effect.FIVE}
+    rows["gateway-0", "delay"] = {"put": Effect.SECOND, "keep-alive": Effect.SECOND}
+    rows["raft-node", "delay"] = {"put": Effect.SECOND}
+    rows["applier", "delay"] = {"put": Effect.SECOND}
+    rows["lessor", "delay"] = {"keep-alive": Effect.SECOND}
+    for actor in ("raft-node", "applier"):
+        rows[actor, "slow"] = {"put": Effect.SECOND}
+    rows["lessor", "slow"] = {"keep-alive": Effect.SECOND}
+    rows["disk", "fsync-slow"] = {"put": Effect.SECOND}
     return rows
 
 
 _DECLARED: Final = _rows()
+_EXIT_CODES: Final = {spec.name: spec.exit_code for spec in (*children(1), ZYGOTE)}
+UNDER_WAY: Final = "an error only for a call that is under way"
+EITHER: Final = {
+    **{
+        ("gateway-0", fault, subject): (Effect.NONE, UNDER_WAY)
+        for fault in ("kill", "crash")
+        for subject in ("put", "get", "serializable get")
+    },
+}
+"""(actor, fault, subject) -> the second class, and why there are two."""

@@ -1,24 +1,21 @@
 """The isolation matrix: every actor and every fault, and what clients of a member notice.
 
-    python -m tests.isolation.matrix [--runs 3] [--only applier] [--document docs/isolation.md]
+    python -m tests.isolation.matrix [--only applier] [--faults kill,hog] [--short]
 
-Runs on a member of its own, prints a line for each cell as it is measured, then the table; exit
-code 1 if a cell is not what tests.isolation.declared says, in two of three runs.
+Runs on a member of its own and prints a line for each run of a cell, then the table. All of it goes
+into docs/isolation.md, with the date and the commit; a part only where `--document` says. Exit code
+1 if a cell is not what tests.isolation.declared says, in two of three runs.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from etcdpb import rpc_pb2 as pb
 from tests.client import Client
@@ -26,109 +23,37 @@ from tests.isolation.declared import (
     ACTORS,
     ALL,
     DISK,
+    ENDING,
     FAULTS,
-    NONE_SECONDS,
-    Effect,
-    declared,
-    elections_declared,
+    OF_THE_ZYGOTE,
 )
+from tests.isolation.matrix_cell import ORDERS, Cell
 from tests.isolation.matrix_load import Load
+from tests.isolation.matrix_table import GUIDE, document, table
 from tests.member import Member
 
-FLOODED: Final = 5000
+RUNS: Final = 3
 CALM_SECONDS: Final = 0.3
 SETTLE_SECONDS: Final = 0.2
+END_SECONDS: Final = 60.0
 SHORT: Final = (
     *((actor, "kill") for actor in ("gateway-0", "raft-node", "applier", "lessor")),
-    ("applier", "drop"),
-    ("raft-node", "reorder"),
+    ("raft-node", "fsync-fail"),
 )
 """The cells of the quick form."""
-HEADING: Final = re.compile(r"(<!-- matrix -->\n).*(<!-- /matrix -->)", re.S)
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """How a fault is ordered and how long it lasts."""
+def cells(only: str = "", faults: str = "") -> list[tuple[str, str]]:
+    """Return all rows: (actor, fault), those that end the member last.
 
-    seconds: float
-    give: Callable[[Any, str], None]
-
-
-def _flood(faults: Any, actor: str) -> None:
-    faults.flood("applier" if actor == "raft-node" else "raft-node", actor, FLOODED)
-
-
-ORDERS: Final[dict[str, Order]] = {
-    "kill": Order(0.0, lambda faults, actor: faults.kill(actor)),
-    "crash": Order(0.05, lambda faults, actor: faults.crash(actor)),
-    "freeze": Order(3.0, lambda faults, actor: faults.freeze(actor, 3.0)),
-    "suspend": Order(1.0, lambda faults, actor: faults.suspend(actor, 1.0)),
-    "slow": Order(2.0, lambda faults, actor: faults.slow(actor, 20.0, 2.0)),
-    "drop": Order(1.0, lambda faults, actor: faults.drop(actor, ratio=0.5, seconds=1.0)),
-    "duplicate": Order(1.0, lambda faults, actor: faults.duplicate(actor, seconds=1.0)),
-    "delay": Order(1.0, lambda faults, actor: faults.delay(actor, ms=50.0, seconds=1.0)),
-    "reorder": Order(1.0, lambda faults, actor: faults.reorder(actor, seconds=1.0)),
-    "flood": Order(0.0, _flood),
-    "fsync-slow": Order(2.0, lambda faults, _: faults.fsync_slow(100.0, 2.0)),
-    "disk-full": Order(1.0, lambda faults, _: faults.disk_full(1.0)),
-}
-WORDS: Final = {
-    "freeze": "freeze 3 s",
-    "suspend": "suspend 1 s",
-    "slow": "slow, 20 ms a message, 2 s",
-    "drop": "drop half of what it sends, 1 s",
-    "duplicate": "duplicate what it sends, 1 s",
-    "delay": "delay what it sends by 50 ms, 1 s",
-    "reorder": "reorder what it sends, 1 s",
-    "flood": f"flood with {FLOODED} messages",
-    "fsync-slow": "syncs take 100 ms longer, 2 s",
-    "disk-full": "no file of the log may grow, 1 s",
-}
-
-
-@dataclass
-class Cell:
-    """One row: what each subject noticed of one fault of one actor."""
-
-    actor: str
-    fault: str
-    added: dict[str, float] = field(default_factory=dict)
-    errors: dict[str, set[str]] = field(default_factory=dict)
-    elections: int = 0
-    data: str = ""
-
-    def effect(self, subject: str) -> Effect:
-        """Return the class of what a subject noticed."""
-        added = self.added[subject]
-        if self.errors[subject]:
-            return Effect.ERRORS
-        if added <= NONE_SECONDS:
-            return Effect.NONE
-        return Effect.SECOND if added <= 1 else Effect.FIVE if added <= 5 else Effect.LONG
-
-    def wrong(self) -> list[str]:
-        """Return what is not as declared, in words."""
-        found = []
-        for subject in ALL:
-            wanted = declared(self.actor, self.fault, subject)
-            if self.effect(subject) not in wanted:
-                said = " or ".join(sorted(effect.value for effect in wanted))
-                why = ", ".join(sorted(self.errors[subject])) or f"{self.added[subject]:.2f} s"
-                found.append(f"{subject}: {self.effect(subject).value} ({why}), declared {said}")
-        if self.elections not in elections_declared(self.actor, self.fault):
-            found.append(f"{self.elections} elections")
-        if self.data:
-            found.append(f"data: {self.data}")
-        return found
-
-
-def cells(only: str = "") -> list[tuple[str, str]]:
-    """Return all rows: (actor, fault)."""
-    rows = [(actor, fault) for actor in ACTORS for fault in FAULTS]
-    rows += [("zygote", "kill"), ("zygote", "freeze")]
+    An actor's next turn comes when all others had theirs: restarts in a row wait for each other.
+    """
+    rows = [(actor, fault) for fault in FAULTS for actor in ACTORS]
+    rows += [("zygote", fault) for fault in OF_THE_ZYGOTE]
     rows += [("disk", fault) for fault in DISK]
-    return [row for row in rows if only in ("", row[0])]
+    rows += ENDING
+    chosen = faults.split(",") if faults else ()
+    return [row for row in rows if only in ("", row[0]) and (not chosen or row[1] in chosen)]
 
 
 def measure(member: Member, load: Load, actor: str, fault: str) -> Cell:
@@ -141,6 +66,10 @@ def measure(member: Member, load: Load, actor: str, fault: str) -> Cell:
     term = _term(member)
     moment = time.monotonic()
     order.give(faults, actor)
+    if (actor, fault) in ENDING:
+        assert member.process is not None
+        cell.exit_code = member.process.wait(END_SECONDS)
+        member.restart()
     time.sleep(order.seconds + SETTLE_SECONDS)
     healthy = load.wait_healthy(time.monotonic())
     for subject in ALL:
@@ -148,7 +77,7 @@ def measure(member: Member, load: Load, actor: str, fault: str) -> Cell:
         if not healthy and not cell.errors[subject]:
             cell.errors[subject] = {"not well again"}
     cell.elections = _term(member) - term
-    cell.data = load.data_error()
+    cell.data = load.data_error() if healthy else "not well again"
     return cell
 
 
@@ -158,94 +87,72 @@ def _term(member: Member) -> int:
 
 
 def measure_all(
-    folder: Path, rows: Iterable[tuple[str, str]], runs: int, told: Callable[[Cell], None]
+    folder: Path,
+    rows: Sequence[tuple[str, str]],
+    runs: int,
+    told: Callable[[Cell], None],
+    *,
+    believing: bool = False,
 ) -> list[Cell]:
-    """Measure rows on one member; one that is not as declared is measured again, up to `runs`.
+    """Measure rows on one member, all of them once, then all whose runs do not decide yet.
 
-    Returns of each row the run that speaks for it: two of three agree.
+    More than half of `runs` must agree; whoever is `believing` takes one good run for an answer.
+    Returns of each row the run that speaks for it.
     """
-    found = []
+    tried: dict[tuple[str, str], list[Cell]] = {row: [] for row in rows}
     with Member(folder, flags=["--enable-faults"]) as member, Load(member.endpoint) as load:
-        for actor, fault in rows:
-            tried: list[Cell] = []
-            while len(tried) < runs and sum(not cell.wrong() for cell in tried) <= runs // 2:
+        while open_rows := [row for row in rows if not _decided(tried[row], runs, believing)]:
+            for actor, fault in open_rows:
                 cell = measure(member, load, actor, fault)
-                tried.append(cell)
+                tried[actor, fault].append(cell)
                 told(cell)
-                if len(tried) == 1 and not cell.wrong():
-                    break
-            found.append(_spokesman(tried))
-    return found
+    return [spokesman(tried[row]) for row in rows]
 
 
-def _spokesman(tried: Sequence[Cell]) -> Cell:
+def _decided(tried: Sequence[Cell], runs: int, believing: bool) -> bool:
+    good = sum(not cell.wrong() for cell in tried)
+    if believing and good == len(tried) == 1:
+        return True
+    return len(tried) == runs or max(good, len(tried) - good) > runs // 2
+
+
+def spokesman(tried: Sequence[Cell]) -> Cell:
+    """Return the last of the runs that most of the others are like."""
     good = [cell for cell in tried if not cell.wrong()]
-    return good[-1] if 2 * len(good) >= len(tried) else next(c for c in tried if c.wrong())
-
-
-def table(found: Sequence[Cell]) -> str:
-    """Return the rows as Markdown; the longest wait of a subject in brackets."""
-    lines = [
-        f"| actor | fault | {' | '.join(ALL)} | elections | data |",
-        f"|{'---|' * (len(ALL) + 4)}",
-    ]
-    for cell in found:
-        shown = []
-        for subject in ALL:
-            effect, added = cell.effect(subject), cell.added[subject]
-            bad = effect not in declared(cell.actor, cell.fault, subject)
-            text = effect.value if effect in (Effect.NONE, Effect.ERRORS) else f"{added:.2f} s"
-            shown.append(f"**{text}**" if bad else text)
-        words = WORDS.get(cell.fault, cell.fault)
-        data = cell.data or "exact"
-        lines.append(
-            f"| {cell.actor} | {words} | {' | '.join(shown)} | {cell.elections or ''} | {data} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def document(found: Sequence[Cell], path: Path) -> None:
-    """Put the table into its place in the guide."""
-    text = (
-        f"Measured by `python -m tests.isolation.matrix` on one member, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()},\n"
-        "with clients that retry nothing. A cell is the class of the slowest call: none is at most "
-        f"{NONE_SECONDS:g} s\n"
-        "longer than usual, else by how much it was slower. Errors are UNAVAILABLE, of clients "
-        "whose own gateway\n"
-        "died. Data is exact when every acknowledged put was applied once. What is declared stands "
-        "in\n`tests/isolation/declared.py`; a cell that differs is bold.\n\n"
-    )
-    guide = path.read_text()
-    path.write_text(HEADING.sub(lambda place: place[1] + text + table(found) + place[2], guide))
+    bad = [cell for cell in tried if cell.wrong()]
+    return good[-1] if len(good) > len(bad) else bad[-1]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure, print, and write the document that is named."""
+    """Measure, print, and write the document."""
     parser = argparse.ArgumentParser(prog="python -m tests.isolation.matrix")
-    parser.add_argument("--runs", type=int, default=3, help="of a cell that is not as declared")
+    parser.add_argument("--runs", type=int, default=RUNS, help="more than half of them decide")
     parser.add_argument("--only", default="", metavar="ACTOR")
+    parser.add_argument("--faults", default="", metavar="FAULT,FAULT")
     parser.add_argument("--short", action="store_true", help="the cells of the quick form")
     parser.add_argument("--document", type=Path, help="put the table between its marks there")
     arguments = parser.parse_args(argv)
-    rows = [row for row in SHORT if arguments.only in ("", row[0])]
+    rows = cells(arguments.only, arguments.faults)
+    if arguments.short:
+        rows = [row for row in SHORT if row in rows]
+    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="trouped-matrix-") as folder:
-        found = measure_all(
-            Path(folder),
-            rows if arguments.short else cells(arguments.only),
-            arguments.runs,
-            _tell,
-        )
-    print(table(found))  # noqa: T201
-    if arguments.document:
-        document(found, arguments.document)
+        found = measure_all(Path(folder), rows, arguments.runs, tell, believing=arguments.short)
+    print(f"\n{table(found)}\n{time.monotonic() - began:.0f} s")  # noqa: T201
+    path = arguments.document or (GUIDE if rows == cells() else None)
+    if path:
+        document(found, path)
     return int(any(cell.wrong() for cell in found))
 
 
-def _tell(cell: Cell) -> None:
-    worst = max(cell.added.values())
+def tell(cell: Cell) -> None:
+    """Print what one run of a cell has found."""
+    shown = "  ".join(
+        "errors" if cell.errors[subject] else f"{cell.added[subject]:6.2f}" for subject in ALL
+    )
+    ended = "" if cell.exit_code is None else f"exit code {cell.exit_code}, "
     wrong = "; ".join(cell.wrong()) or "as declared"
-    print(f"{cell.actor:12} {cell.fault:10} {worst:6.2f} s  {wrong}", flush=True)  # noqa: T201
+    print(f"{cell.actor:12} {cell.fault:10} {shown}  {ended}{wrong}", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

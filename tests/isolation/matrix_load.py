@@ -17,6 +17,7 @@ from typing import Any, Final
 import grpc
 
 from etcdpb import rpc_pb2 as pb
+from etcdpb.kv_pb2 import KeyValue
 from tests.client import OPTIONS, CallError, Client
 from tests.watch.streams import StreamEndedError, Watches
 
@@ -51,6 +52,9 @@ class Load:
         self.acknowledged = 0
         self.unknown = 0
         self._acknowledged_at: dict[int, float] = {}
+        self._asked = 0
+        self._values: set[bytes] = set()
+        self._doubled: set[bytes] = set()
         with Client(endpoint) as client:
             granted = client.call(
                 pb.LeaseGrantRequest(TTL=LEASE_SECONDS), pb.LeaseGrantResponse, CALL_SECONDS
@@ -101,8 +105,9 @@ class Load:
                 self._ending.wait(RECONNECT_SECONDS if error else REST_SECONDS)
 
     def _put(self, client: Client) -> None:
+        self._asked += 1  # every attempt has a value of its own: twice in the history is doubled
         try:
-            revision = client.put(KEY, b"%d" % self.acknowledged, timeout=CALL_SECONDS)
+            revision = client.put(KEY, b"%d" % self._asked, timeout=CALL_SECONDS)
         except CallError:
             self.unknown += 1
             raise
@@ -124,15 +129,18 @@ class Load:
                             continue
                         for event in response.events:
                             revision = event.kv.mod_revision + 1
-                            self._seen(calls, event.kv.mod_revision)
+                            self._seen(calls, event.kv)
                 except StreamEndedError as error:
                     now = time.monotonic()
                     calls.spans.append((now, now, str(error)))
                     self._ending.wait(RECONNECT_SECONDS)
 
-    def _seen(self, calls: Calls, revision: int) -> None:
+    def _seen(self, calls: Calls, pair: KeyValue) -> None:
         now = time.monotonic()
-        answered = self._acknowledged_at.pop(revision, now)
+        if pair.value in self._values:
+            self._doubled.add(pair.value)
+        self._values.add(pair.value)
+        answered = self._acknowledged_at.pop(pair.mod_revision, now)
         calls.spans.append((min(answered, now), now, ""))
 
     def _keep_alive(self) -> None:
@@ -202,4 +210,6 @@ class Load:
         acknowledged = self.acknowledged + self.unknown + 1  # one may be under way
         if version > acknowledged:
             return f"doubled: {acknowledged} asked for, {version} applied"
+        if self._doubled:
+            return f"doubled: {sorted(self._doubled)[:5]}"
         return ""

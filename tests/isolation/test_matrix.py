@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from supervisor.root import ZYGOTE
+from supervisor.tree import children
 from tests.isolation import matrix
-from tests.isolation.declared import ACTORS, ALL, DISK, FAULTS, Effect, declared
-from tests.isolation.matrix import SHORT, Cell, cells, document, measure_all, table
+from tests.isolation.declared import (
+    ACTORS,
+    ALL,
+    DISK,
+    EITHER,
+    ENDING,
+    FAULTS,
+    OF_THE_ZYGOTE,
+    STORM,
+    Effect,
+    declared,
+    exit_code_declared,
+)
+from tests.isolation.matrix import RUNS, SHORT, cells, measure_all, spokesman, tell
+from tests.isolation.matrix_cell import Cell
+from tests.isolation.matrix_table import GUIDE, document, table, words
 
-GUIDE = Path(__file__).parents[2] / "docs" / "isolation.md"
+DURABLE = ("applier", "kill")
 
 
 def cell(actor: str = "applier", fault: str = "kill", put: float = 0.0, error: str = "") -> Cell:
@@ -19,9 +36,16 @@ def cell(actor: str = "applier", fault: str = "kill", put: float = 0.0, error: s
     return Cell(actor, fault, added, errors | {"put": {error} if error else set()})
 
 
+def changed(**fields: object) -> Cell:
+    found = cell()
+    for name, value in fields.items():
+        setattr(found, name, value)
+    return found
+
+
 @pytest.mark.e2e
 def test_the_quick_form_is_as_declared(tmp_path: Path) -> None:
-    found = measure_all(tmp_path, SHORT, 3, lambda _: None)
+    found = measure_all(tmp_path, SHORT, RUNS, lambda _: None, believing=True)
 
     assert {(one.actor, one.fault): one.wrong() for one in found if one.wrong()} == {}
     assert len(found) == len(SHORT)
@@ -30,7 +54,7 @@ def test_the_quick_form_is_as_declared(tmp_path: Path) -> None:
 @pytest.mark.e2e
 @pytest.mark.slow
 def test_every_cell_is_as_declared(tmp_path: Path) -> None:
-    found = measure_all(tmp_path, cells(), 3, matrix._tell)
+    found = measure_all(tmp_path, cells(), RUNS, tell)
 
     assert {(one.actor, one.fault): one.wrong() for one in found if one.wrong()} == {}
 
@@ -38,44 +62,127 @@ def test_every_cell_is_as_declared(tmp_path: Path) -> None:
 def test_every_actor_and_every_fault_has_a_row() -> None:
     rows = cells()
 
-    assert len(rows) == len(set(rows)) == len(ACTORS) * len(FAULTS) + 2 + len(DISK)
+    many = len(ACTORS) * len(FAULTS) + len(OF_THE_ZYGOTE) + len(DISK) + len(ENDING)
+    assert len(rows) == len(set(rows)) == many
+    assert {actor for actor, fault in rows if fault == STORM} == {
+        spec.name for spec in (*children(1), ZYGOTE)
+    }
     assert set(SHORT) <= set(rows)
 
 
+def test_each_actor_that_cannot_start_is_told_by_its_own_exit_code() -> None:
+    codes = [exit_code_declared(actor, fault) for actor, fault in ENDING]
+
+    assert len(codes) == len(set(codes))
+    assert None not in codes
+    assert 0 not in codes
+
+
+def test_a_cell_is_one_class_unless_a_reason_is_given() -> None:
+    rows = [(actor, fault, subject) for actor, fault in cells() for subject in ALL]
+
+    assert {row for row in rows if len(declared(*row)) == 2} == set(EITHER)
+    assert all(len(declared(*row)) in (1, 2) for row in rows)
+    assert all(reason for _, reason in EITHER.values())
+
+
 @pytest.mark.parametrize(
-    ("found", "words"),
+    ("found", "said"),
     [
-        (cell(put=1.2), "put: ≤ 5 s (1.20 s), declared none or ≤ 1 s"),
+        (cell(put=0.4), "put: ≤ 1 s (0.40 s), declared none"),
+        (cell(put=1.2), "put: ≤ 5 s (1.20 s), declared none"),
         (cell(put=7.0), "put: > 5 s"),
         (cell(error="UNAVAILABLE"), "put: errors (UNAVAILABLE)"),
-        (cell("applier", "freeze", put=0.1), "put: none (0.10 s), declared ≤ 1 s or ≤ 5 s"),
+        (cell("applier", "freeze", put=0.1), "put: none (0.10 s), declared ≤ 5 s"),
+        (cell("applier", STORM), "put: none (0.00 s), declared ended"),
+        (cell("applier", STORM), "exit code None"),
         (cell("raft-node", "kill"), "0 elections"),
-        (Cell(**(vars(cell()) | {"data": "lost: 3"})), "data: lost: 3"),
-        (Cell(**(vars(cell()) | {"elections": 2})), "2 elections"),
+        (changed(data="lost: 3"), "data: lost: 3"),
+        (changed(elections=2), "2 elections"),
+        (changed(exit_code=74), "put: ended"),
+        (changed(exit_code=74), "exit code 74"),
     ],
 )
-def test_what_is_worse_or_better_than_declared_is_told(found: Cell, words: str) -> None:
-    assert any(words in wrong for wrong in found.wrong()), found.wrong()
+def test_what_is_worse_or_better_than_declared_is_told(found: Cell, said: str) -> None:
+    assert any(said in wrong for wrong in found.wrong()), found.wrong()
 
 
-def test_two_of_three_runs_speak_for_a_cell() -> None:
-    good, bad = cell(), cell(put=3.0)
+def test_what_is_as_declared_is_not() -> None:
+    ended = changed(fault=STORM, elections=1, exit_code=82)
 
-    assert matrix._spokesman([bad, good, good]) is good
-    assert matrix._spokesman([bad, good, bad]) is bad
+    assert ended.wrong() == []
+    assert cell().wrong() == []
+    assert cell("applier", "freeze", put=4.2).wrong() == []
 
 
-def test_the_table_marks_what_is_not_as_declared(tmp_path: Path) -> None:
+GOOD, BAD = cell(), cell(put=3.0)
+
+
+@pytest.mark.parametrize(
+    ("runs", "verdict"),
+    [([GOOD, GOOD], GOOD), ([BAD, GOOD, GOOD], GOOD), ([BAD, BAD], BAD), ([BAD, GOOD, BAD], BAD)],
+)
+def test_two_of_three_runs_decide(
+    runs: Sequence[Cell], verdict: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = list(runs)
+    monkeypatch.setattr(matrix, "Member", Nobody)
+    monkeypatch.setattr(matrix, "Load", Nobody)
+    monkeypatch.setattr(matrix, "measure", lambda *_: left.pop(0))
+
+    assert measure_all(tmp_path, [DURABLE], RUNS, lambda _: None) == [verdict]
+    assert left == []
+    assert spokesman(runs) is verdict
+
+
+def test_the_quick_form_believes_a_good_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [GOOD, BAD]
+    monkeypatch.setattr(matrix, "Member", Nobody)
+    monkeypatch.setattr(matrix, "Load", Nobody)
+    monkeypatch.setattr(matrix, "measure", lambda *_: left.pop(0))
+
+    assert measure_all(tmp_path, [DURABLE], RUNS, lambda _: None, believing=True) == [GOOD]
+
+
+class Nobody:
+    """Stands for a member and its clients where nothing is measured."""
+
+    endpoint = ""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __enter__(self) -> Nobody:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_the_table_shows_the_declared_beside_the_measured(tmp_path: Path) -> None:
     guide = tmp_path / "guide.md"
     guide.write_text("before\n<!-- matrix -->\nformer\n<!-- /matrix -->\nafter\n")
+    ended = changed(fault=STORM, elections=1, exit_code=82)
 
-    document([cell(put=0.4), cell("lessor", "kill", put=0.4)], guide)
+    document(
+        [
+            cell(),
+            cell("lessor", "kill", put=0.4),
+            cell("applier", "freeze", put=4.2),
+            cell("gateway-0", "kill", error="UNAVAILABLE"),
+            ended,
+        ],
+        guide,
+    )
 
     text = guide.read_text()
-    assert "| applier | kill | 0.40 s | none |" in text
-    assert "| lessor | kill | **0.40 s** | none |" in text
+    assert "| applier | kill | none | none |" in text
+    assert "| lessor | kill | **0.40 s** (none) | none |" in text
+    assert "| applier | freeze 5 s | 4.20 s (≤ 5 s) | none |" in text
+    assert "| gateway-0 | kill | errors (none or errors) | none (none or errors) |" in text
+    assert "| applier | crash at every start, exit code 82 | ended | ended |" in text
     assert "former" not in text
-    assert text.startswith("before\n<!-- matrix -->\n")
+    assert text.startswith("before\n<!-- matrix -->\nMeasured by ")
     assert text.endswith("<!-- /matrix -->\nafter\n")
     assert declared("lessor", "kill", "put") == {Effect.NONE}
 
@@ -85,6 +192,5 @@ def test_the_guide_has_a_row_for_every_cell() -> None:
     measured = text[text.index("<!-- matrix -->") :]
 
     for actor, fault in cells():
-        words = matrix.WORDS.get(fault, fault)
-        assert f"| {actor} | {words} |" in measured
+        assert f"| {actor} | {words(fault)}" in measured
     assert table([]).splitlines()[0] in measured

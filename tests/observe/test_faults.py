@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from actors.faults import ActorFaults, Fault, InjectedFaultError
-from control import crash, explain, fault, peek
+from control import crash, explain, fault, peek, top
 from control.__main__ import run
 from control.observe import MemberView, ObserveError
 from control.run_directory import find_run_directory
@@ -164,6 +165,43 @@ def test_a_slow_actor_is_slow_for_as_long_as_was_said(view: MemberView, client: 
 
 
 @pytest.mark.e2e
+def test_a_p99_that_was_ordered_is_seen_and_the_median_stays(
+    view: MemberView, client: Client
+) -> None:
+    fault.inject(view, "slow", "raft-node", p99_ms=100.0, **{"for": 20.0})
+    before = view.sample("raft-node").work
+
+    for _ in range(200):
+        put(client)
+
+    work = view.sample("raft-node").work.since(before)
+    p50, p99 = work.quantile(0.5), work.quantile(0.99)
+    assert p50 is not None
+    assert p99 is not None
+    assert p50 < 20_000_000
+    assert 50_000_000 < p99 < 200_000_000  # to a factor of two, as histograms are
+
+
+@pytest.mark.e2e
+def test_what_a_client_gave_up_waiting_for_is_shown_as_expired(
+    view: MemberView, client: Client
+) -> None:
+    before = view.sample("gateway-0").expired
+    fault.inject(view, "suspend", "applier", **{"for": 30.0})
+    eventually(lambda: view.sample("applier").doing == "local message", "it is suspended")
+
+    for _ in range(3):
+        assert not client.answer(pb.PutRequest(key=b"a"), timeout=0.2).ok
+
+    eventually(lambda: view.sample("gateway-0").expired == before + 3, "three have expired")
+    fault.inject(view, "resume", "applier")
+    put(client)
+    rows = {row["name"]: row["expired"] for row in top.once(view, 0.01)}
+    assert rows["gateway-0"] == before + 3
+    assert rows["applier"] == 0
+
+
+@pytest.mark.e2e
 def test_a_slow_disk_is_explained_and_heals(view: MemberView, client: Client) -> None:
     put(client)
     fault.inject(view, "fsync-slow", "", ms=250, **{"for": 1.0})
@@ -231,6 +269,44 @@ def test_without_the_flag_every_fault_is_refused(tmp_path: Path) -> None:
 
     assert victim.injected == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_p99_slows_one_message_of_fifty(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("actors.faults.time.sleep", slept.append)
+    victim = Victim()
+    faults = ActorFaults(victim, enabled=True)
+
+    assert faults.order({"verb": "slow", "p99_ms": 300}) == {"for": 10.0, "p99_ms": 300.0}
+    for _ in range(1000):
+        faults.be_slow()
+
+    assert slept == [0.3] * 20
+    faults.order({"verb": "slow", "ms": 5})
+    faults.be_slow()
+    faults.be_slow()
+    assert slept[20:] == [0.005, 0.005]
+
+
+@pytest.mark.parametrize("p99", [0, -1, 1001])
+def test_a_p99_that_root_would_take_for_stuck_is_refused(p99: float) -> None:
+    victim = Victim()
+
+    assert "error" in ActorFaults(victim, enabled=True).order({"verb": "slow", "p99_ms": p99})
+    assert victim.slow_seconds == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("200ms", 200.0), ("0.5s", 500.0), ("250us", 0.25), ("7", 7.0)]
+)
+def test_durations_are_read_as_troupectl_writes_them(text: str, found: float) -> None:
+    assert fault.milliseconds(text) == found
+
+
+@pytest.mark.parametrize("text", ["", "fast", "1m", "-1ms", "1 s"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        fault.milliseconds(text)
 
 
 def test_a_crash_is_an_exception_on_the_actors_own_thread() -> None:

@@ -207,8 +207,14 @@ def test_the_page_is_worked_with_the_keyboard(member: Member) -> None:
         browser.press("3")
         browser.until("document.querySelectorAll('#inside table tr').length > 3")
         name = browser.evaluate("document.getElementById('h-detail').textContent")
+        browser.press("4")
+        browser.until("tap !== null && tap.readyState === EventSource.OPEN")
+        with Client(member.endpoint) as client:
+            assert client.answer(pb.PutRequest(key=b"a", value=SECRET)).ok
+            browser.until("document.getElementById('inside').textContent.includes('Apply #')")
+        assert SECRET.decode() not in browser.evaluate("document.body.textContent")
         browser.press("Escape")
-        browser.until("document.getElementById('detail').hidden")
+        browser.until("document.getElementById('detail').hidden && tap === null")
 
         assert name == "applier"
         assert browser.problems == []

@@ -17,6 +17,10 @@ class SimRaftNode(RaftNode):
     def __init__(self, context: Any) -> None:
         super().__init__(context)
         self.member = context.process.member
+
+    def on_start(self) -> None:
+        """Start; raft says nothing to others before it is ticked."""
+        super().on_start()
         self._add = self._outbox.add
         self._outbox.add = self._adding  # type: ignore[method-assign]
 

@@ -57,6 +57,10 @@ class SimBoard:
         """See transport.counters.Board."""
         return NAMES.index(name) * BLOCK_WORDS
 
+    def get(self, name: str, cell: int) -> int:
+        """See transport.counters.Board."""
+        return self.words[self.block(name) + cell]
+
     def word(self, name: str, metric: int) -> int:
         """Return a metric word."""
         return self.words[self.block(name) + Cell.METRICS + metric]
