@@ -13,6 +13,7 @@ everything its clients sent, and one write per connection for everything that wa
 
 from __future__ import annotations
 
+import asyncio
 import random
 import socket
 import time
@@ -308,7 +309,10 @@ class Gateway(LoopActor):
         if not self._serving:
             self.loop.stop()
             return
-        drained = self.loop.create_task(self._server.shutdown(DRAIN_SECONDS))
+        servers = (self._server, *self._pages.values())
+        drained = asyncio.gather(
+            *(self.loop.create_task(server.shutdown(DRAIN_SECONDS)) for server in servers)
+        )
         drained.add_done_callback(lambda _: self.loop.stop())
 
     # --- messages ---------------------------------------------------------------------------------
