@@ -15,6 +15,8 @@ from storage.events import EventReader, Slice
 
 SLICE_ROWS: Final = 512
 SLICE_BYTES: Final = 256 << 10
+TURN_BYTES: Final = 2 << 20  # of a slice to all its watchers: the event loop runs between slices
+TURN_ROWS_MIN: Final = 16
 
 
 class Run:
@@ -57,7 +59,7 @@ class Pass:
                 return True
             newest = part.revision if to is None else min(to, part.revision)
             last = self._torn or newest
-            part.read(self._place, last, SLICE_ROWS, SLICE_BYTES)
+            part.read(self._place, last, *self._size())
             rows = part.rows
             if not part.rest:
                 self.end = max(last, self.end)
@@ -69,6 +71,12 @@ class Pass:
                 self.runs += self._join(self.end)
             self._collect(part, rows, compact)
         return True
+
+    def _size(self) -> tuple[int, int]:
+        """Return rows and bytes of a slice: the more watchers it is for, the smaller."""
+        watchers = max(1, sum(len(run.index) for run in self.runs))
+        share = min(SLICE_BYTES, TURN_BYTES // watchers)
+        return max(TURN_ROWS_MIN, SLICE_ROWS * share // SLICE_BYTES), share
 
     def _cut(self, rows: list[HistoryRow], following: int) -> bool:
         """Leave out the revision that goes on after the slice; False if that is all there is."""

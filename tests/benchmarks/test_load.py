@@ -112,7 +112,7 @@ def test_a_stall_delays_every_put_that_was_due_in_it() -> None:
         assert result.p50 < 200
         assert 195 <= result.all_ops <= 201  # none left out because the server was slow
         assert result.failed == 0
-        # The first may have been answered before the window began, though the warm-up has no length.
+        # The first may have been answered before the window began.
         shown = sum(count for _, count, _ in result.timeline)
         assert result.all_ops - 1 <= shown <= result.all_ops
         worst = max(result.timeline, key=lambda each: each[2])
