@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from etcdpb import rpc_pb2 as pb
-from tests.watch.streams import StreamEndedError, Watches
 from tests.client import Client
 from tests.cluster import Cluster
 from tests.cluster_faults.history import History
@@ -20,6 +19,7 @@ from tests.cluster_faults.second_opinion import judge
 from tests.cluster_faults.timing import ELECTION_SECONDS, FAST
 from tests.e2e.etcdctl import Etcdctl
 from tests.member import MemberError, distro_binary
+from tests.watch.streams import StreamEndedError, Watches
 
 pytestmark = pytest.mark.e2e
 
