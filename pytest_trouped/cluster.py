@@ -323,14 +323,20 @@ class Cluster:
         return self.wait_for(reached, f"applied index {goal} everywhere", timeout)
 
     def hashes(self, revision: int = 0) -> set[tuple[int, int]]:
-        """Return the (hash, compact revision) of all members at a revision: one if they agree."""
-        found = set()
-        for member in self.members:
-            response: Any = self.client(member).call(
-                pb.HashKVRequest(revision=revision), pb.HashKVResponse
-            )
-            found.add((response.hash, response.compact_revision))
-        return found
+        """Return the (hash, compact revision) of all members at a revision: one if they agree.
+
+        Without a revision: at the newest that all have. A write of unknown fate may still be under
+        way, and members get it one after the other.
+        """
+
+        def ask(revision: int) -> list[Any]:
+            request = pb.HashKVRequest(revision=revision)
+            return [
+                self.client(member).call(request, pb.HashKVResponse) for member in self.members
+            ]
+
+        common = revision or min(response.header.revision for response in ask(0))
+        return {(response.hash, response.compact_revision) for response in ask(common)}
 
     def log_ends(self, lines: int = 25) -> str:
         """Return the last lines of every member's log."""
