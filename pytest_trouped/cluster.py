@@ -331,9 +331,7 @@ class Cluster:
 
         def ask(revision: int) -> list[Any]:
             request = pb.HashKVRequest(revision=revision)
-            return [
-                self.client(member).call(request, pb.HashKVResponse) for member in self.members
-            ]
+            return [self.client(member).call(request, pb.HashKVResponse) for member in self.members]
 
         common = revision or min(response.header.revision for response in ask(0))
         return {(response.hash, response.compact_revision) for response in ask(common)}
