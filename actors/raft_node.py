@@ -258,12 +258,11 @@ class RaftNode(Actor):
             if received is None:
                 self.count(RaftMetric.PEER_MESSAGES_REFUSED)
                 continue
-            self._step(received)
-            kind = type(received)
-            if kind in (MsgProp, MsgReadIndex) and self._node.is_leader:
+            if type(received) in (MsgProp, MsgReadIndex):
                 self._outbox.has_clients(sender, time.monotonic())
-                if kind is MsgProp:
-                    self._outbox.forwarded(sender, self._node.raft.log.last_index())
+                self._forwarded.append(received)
+            else:
+                self._step(received)
 
     def _step(self, received: Message) -> None:
         try:
@@ -357,13 +356,10 @@ class RaftNode(Actor):
             self._transport_is_new = False
             if self._elections.connected():
                 self.log.info("campaigning at once: led this term a moment ago", term=self._term)
-        self._propose_all()
-        context = self._reads.round()
-        if context is not None:
-            self._node.read_index(context)
+        self._begin_rounds()
         self._advance()
-        if self._proposals and self._node.raft.lead:
-            self._propose_all()
+        if self._proposals or self._forwarded:
+            self._begin_rounds()
             self._advance()
         self._tell_committed()
         if not self._node.is_leader:

@@ -8,14 +8,20 @@ Whenever the inbox runs dry, or after BATCH_MAX messages, the actor is handed a 
 commit, fsync and send what the batch has produced. Group commit comes from here, not from a timer.
 Timers are messages too: a Tick at least every `tick_seconds`, but never two in one batch: an actor
 whose Tick takes longer than that still handles what it is sent.
+
+Waiting is one epoll over the descriptors of all sockets: zmq_poll asks every socket each time, and
+an actor looks several times a batch. A socket's descriptor tells only that something has changed
+since the socket was asked last (ZMQ_FD), so a socket is asked until it has nothing more.
 """
 
 from __future__ import annotations
 
+import os
+import select
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
 import zmq
 from pykka._envelope import Envelope
@@ -40,8 +46,20 @@ class Tick:
     now: float
 
 
+class _Watched(NamedTuple):
+    """A source that somebody waits for."""
+
+    source: int | zmq.Socket[Any]
+    callback: Callable[[], None]
+    events: int
+
+
 class Mailbox:
-    """Implements pykka's ActorInbox over the PULL socket of `links` and a local queue."""
+    """Implements pykka's ActorInbox over the PULL socket of `links` and a local queue.
+
+    Invariant: when it waits, every watched socket was asked and had nothing since its descriptor
+    told of something.
+    """
 
     def __init__(self, links: Links, board: Board, name: str, *, tick_seconds: float) -> None:
         self.links = links
@@ -51,15 +69,13 @@ class Mailbox:
         self._next_tick = time.monotonic()
         self._local: deque[Envelope[Any]] = deque()
         self._queue: deque[Received] = deque()
-        self._wake_in: zmq.Socket[bytes] = links.socket.context.socket(zmq.PAIR)
-        self._wake_out: zmq.Socket[bytes] = links.socket.context.socket(zmq.PAIR)
-        address = f"inproc://wake-{id(self)}"
-        self._wake_in.bind(address)
-        self._wake_out.connect(address)
-        self._poller = zmq.Poller()
-        self._poller.register(links.socket, zmq.POLLIN)
-        self._poller.register(self._wake_in, zmq.POLLIN)
-        self._watched: dict[int | zmq.Socket[Any], Callable[[], None]] = {}
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll = select.epoll()
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._socket = int(links.socket.getsockopt(zmq.FD))
+        self._epoll.register(self._socket, select.EPOLLIN)
+        self._watched: dict[int, _Watched] = {}  # by descriptor
+        self._ready: set[int] = {self._socket}  # descriptors of sockets that may have more
         self._since_flush = 0
         self._flushed = True
         self._ticked = False
@@ -67,7 +83,7 @@ class Mailbox:
     def put(self, envelope: Envelope[Any], /) -> None:
         """Queue a local message (stop requests, tests); any thread may."""
         self._local.append(envelope)
-        self._wake_out.send(b"")
+        os.eventfd_write(self._wake, 1)
 
     def get(self) -> Envelope[Any]:
         """Return the next message; blocks only after a Flush."""
@@ -83,12 +99,10 @@ class Mailbox:
                 return Envelope(Tick(now))
             if self._queue and self._since_flush < BATCH_MAX:
                 return self._take()
-            self._drain()
+            self._look(0.0)
             if self._queue and self._since_flush < BATCH_MAX:
                 return self._take()
             if not self._flushed:
-                if self._watched:
-                    self._call_watchers(dict(self._poller.poll(0)))
                 self._since_flush = 0
                 self._flushed = True
                 self._ticked = False
@@ -105,13 +119,20 @@ class Mailbox:
         events: int = zmq.POLLIN,
     ) -> None:
         """Call `callback` on the actor's thread whenever `source` is ready; a Flush follows."""
-        self._watched[source] = callback
-        self._poller.register(source, events)
+        descriptor = source if isinstance(source, int) else int(source.getsockopt(zmq.FD))
+        self._watched[descriptor] = _Watched(source, callback, events)
+        self._epoll.register(descriptor, select.EPOLLIN)
+        if not isinstance(source, int):
+            self._ready.add(descriptor)
 
     def unwatch(self, source: int | zmq.Socket[Any]) -> None:
         """Forget a source, before it is closed."""
-        if self._watched.pop(source, None) is not None:
-            self._poller.unregister(source)
+        for descriptor, watched in self._watched.items():
+            if watched.source is source:
+                del self._watched[descriptor]
+                self._epoll.unregister(descriptor)
+                self._ready.discard(descriptor)
+                return
 
     def wake_at(self, when: float) -> None:
         """Hand out the next Tick at `when` (CLOCK_MONOTONIC) if that is sooner than planned."""
@@ -134,6 +155,20 @@ class Mailbox:
         self._words[self._block + Cell.ITEMS] += received[2]
         return Envelope(received[1])
 
+    def _look(self, seconds: float) -> None:
+        """Take in what has come and call back for what is ready; wait that long for something."""
+        ready = self._ready
+        for descriptor, _ in self._epoll.poll(seconds):
+            if descriptor == self._wake:
+                os.eventfd_read(self._wake)
+            else:
+                ready.add(descriptor)
+        for descriptor in tuple(ready) if ready else ():
+            if descriptor == self._socket:
+                self._drain()
+            else:
+                self._call_back(descriptor)
+
     def _drain(self) -> None:
         links = self.links
         receive = links.socket.recv
@@ -142,6 +177,7 @@ class Mailbox:
             try:
                 frame = receive(zmq.NOBLOCK)
             except zmq.Again:
+                self._ready.discard(self._socket)
                 return
             accepted = links.accept(frame)
             if accepted is not None:
@@ -149,11 +185,18 @@ class Mailbox:
             else:
                 self._flushed = False  # a stream may have been opened: what waited for it may go
 
-    def _call_watchers(self, ready: Mapping[Any, int]) -> None:
-        for source, callback in list(self._watched.items()):
-            if source in ready:
-                callback()
-                self._flushed = False
+    def _call_back(self, descriptor: int) -> None:
+        watched = self._watched.get(descriptor)
+        if watched is None:  # another callback has just unwatched it
+            return
+        source = watched.source
+        if isinstance(source, int):
+            self._ready.discard(descriptor)
+        elif not source.getsockopt(zmq.EVENTS) & watched.events:  # type: ignore[operator]
+            self._ready.discard(descriptor)
+            return
+        watched.callback()
+        self._flushed = False
 
     def _wait(self, now: float) -> None:
         self._words[self._block + Cell.TAG] = 0
@@ -161,10 +204,7 @@ class Mailbox:
         hello = self.links.next_hello()
         if hello is not None:
             until = min(until, hello)
-        ready = dict(self._poller.poll(max(0, int((until - now) * 1000) + 1)))
-        if self._wake_in in ready:
-            self._wake_in.recv()
-        self._call_watchers(ready)
+        self._look(max(0.0, until - now))
         if hello is not None:
             self.links.tick(time.monotonic())
         self._words[self._block + Cell.LOOPS] += 1

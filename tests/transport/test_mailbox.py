@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import select
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,7 +184,7 @@ def test_another_thread_wakes_it_and_goes_before_what_waits(desk: Desk) -> None:
 
 def test_ticks_that_are_always_due_starve_nobody(desk: Desk) -> None:
     desk.post("one")
-    desk.links.socket.poll(1000)
+    select.select([desk.links.socket.getsockopt(zmq.FD)], [], [], 1.0)  # asks no socket
     taken: list[Any] = []
     while len(taken) < 6:
         desk.mailbox.wake_at(0.0)  # as an actor does whose Tick takes longer than its interval
@@ -191,3 +193,47 @@ def test_ticks_that_are_always_due_starve_nobody(desk: Desk) -> None:
     assert [type(message) for message in taken[:1]] == [Tick]
     assert any(type(message) is not Tick and type(message) is not Flush for message in taken)
     assert not any(type(a) is type(b) is Tick for a, b in itertools.pairwise(taken))
+
+
+def test_a_watched_socket_is_called_back_for_until_it_has_nothing_more(desk: Desk) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+    inside, outside = context.socket(zmq.PULL), context.socket(zmq.PUSH)
+    inside.bind("inproc://watched")
+    outside.connect("inproc://watched")
+    found: list[bytes] = []
+    desk.mailbox.watch(inside, lambda: found.append(inside.recv(zmq.NOBLOCK)))
+    for text in (b"a", b"b", b"c"):
+        outside.send(text)
+
+    desk.post("x", "y")
+    taken = desk.take_until(Flush)
+    while len(found) < 3:
+        assert desk.take() == Flush()
+
+    assert taken == ["x", "y", Flush()]
+    assert found == [b"a", b"b", b"c"]
+    desk.mailbox.unwatch(inside)
+    outside.send(b"d")
+    desk.post("z")
+    assert desk.take_until(Flush) == ["z", Flush()]
+    assert len(found) == 3
+    inside.close(linger=0)
+    outside.close(linger=0)
+
+
+def test_a_callback_may_unwatch_another_source(desk: Desk) -> None:
+    first, second = os.eventfd(1), os.eventfd(1)
+    called: list[int] = []
+
+    def only(own: int, other: int) -> None:
+        called.append(own)
+        desk.mailbox.unwatch(other)
+        os.eventfd_read(own)
+
+    desk.mailbox.watch(first, lambda: only(first, second))
+    desk.mailbox.watch(second, lambda: only(second, first))
+
+    assert desk.take() == Flush()
+    assert len(called) == 1
+    for descriptor in (first, second):
+        os.close(descriptor)
