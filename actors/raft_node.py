@@ -218,7 +218,8 @@ class RaftNode(Actor):
         self._note_applied(message.index)
 
     def _note_applied(self, index: int) -> None:
-        if index <= self._applied_index:
+        # With a snapshot the core has its configuration; what was changed before is part of that.
+        if index <= self._applied_index or self._node.raft.log.unstable.snapshot is not None:
             return
         conf_indexes = self._log.conf_indexes
         while conf_indexes and conf_indexes[0] <= index:
@@ -227,16 +228,13 @@ class RaftNode(Actor):
             change = decode(entry.type, entry.data)
             self._conf_state = self._node.apply_conf_change(change)
             self._log.conf_applied(changed, self._conf_state)
-            self._tell_transport(changed)
+            self._send_transport(PeersChanged(changed), 0)
             self._sole_voter = False
         self._applied_index = index
         early = self._early_durable
         if early is not None and early.applied_index <= index:
             self._early_durable = None
             self.durable(early)
-
-    def _tell_transport(self, index: int) -> None:
-        self._send_transport(PeersChanged(index), 0)
 
     @handles(Durable)
     def durable(self, message: Durable) -> None:
@@ -487,7 +485,7 @@ class RaftNode(Actor):
         self._early_durable = None
         self.metric(RaftMetric.SNAPSHOT_INDEX, metadata.index)
         self.log.info("installed a snapshot of the leader", index=metadata.index)
-        self._tell_transport(metadata.index)
+        self._send_transport(PeersChanged(metadata.index), 0)
 
     def _send_ahead(self, order: MsgStorageAppend) -> None:
         """Let an idle applier carry out what is being made durable: the two take equally long.
