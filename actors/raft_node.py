@@ -51,6 +51,7 @@ from actors.raft_feed import APPLY_BYTES_MAX, Feed
 from actors.raft_grant import Granting
 from actors.raft_log import RaftLog
 from actors.raft_outbox import Outbox
+from actors.raft_proposals import Proposals
 from actors.raft_quorum import Quorum
 from actors.raft_reads import ReadsAsked
 from actors.raft_roles import RoleWords, describe
@@ -78,7 +79,6 @@ from transport.mailbox import Flush, Tick
 
 FAST_SYNC_NS: Final = 5_000_000
 WATCHED_SYNC_NS: Final = 250_000  # the applier watches for longer than that
-WAITING_BYTES_MAX: Final = 64 << 20
 MSG_BYTES_MAX: Final = 512 << 10
 INFLIGHT_MAX: Final = 512
 
@@ -104,7 +104,7 @@ class RaftNode(Actor):
         own = partial(self.board.get, context.name)
         self._words_of_role = RoleWords(own, self.metric, self._election_timeout)
         self._requests = 0
-        self._proposals: list[bytes] = []
+        self._proposals = Proposals()
         self._reads = ReadsAsked()
         self._clients = Clients(self.board)
         self._chance = random.SystemRandom()
@@ -196,7 +196,7 @@ class RaftNode(Actor):
     @handles(Propose)
     def propose(self, message: Propose) -> None:
         """Take one batch; it is appended with all others of this turn."""
-        self._proposals.append(message.batch)
+        self._proposals.add(message.batch)
         self._clients.note(time.monotonic())
         self.count(RaftMetric.REQUESTS, message.count)
         self._requests += message.count
@@ -377,15 +377,8 @@ class RaftNode(Actor):
 
     def _propose_all(self) -> None:
         """Propose what came; while nobody leads it waits here, as far as there is room."""
-        if not self._proposals:
-            return
-        try:
-            self._node.propose(self._proposals)
-        except ProposalDroppedError:
-            if sum(map(len, self._proposals)) <= WAITING_BYTES_MAX:
-                return
-            self.count(RaftMetric.PROPOSALS_FAILED, len(self._proposals))
-        self._proposals = []
+        if dropped := self._proposals.propose(self._node):
+            self.count(RaftMetric.PROPOSALS_FAILED, dropped)
 
     def _tell_committed(self) -> None:
         watched = self._requests <= WATCHED_REQUESTS_MAX and self._log.sync_ns < WATCHED_SYNC_NS
