@@ -28,6 +28,7 @@ from raft.state import ConfState, Entry, EntryType, HardState, Snapshot, Snapsho
 from storage.wal_errors import WalSpaceError
 
 MEMORY_BYTES_MAX: Final = 32 << 20
+TAIL_BYTES: Final = 16 << 20
 PREPARE_BYTES: Final = 1 << 20
 PREPARE_SLICES: Final = 4
 SPACE_RETRY_SECONDS: Final = 0.05
@@ -226,8 +227,21 @@ class RaftLog:
         self._covered_requests = requests
         self.storage.create_snapshot(index, conf_state)
         self.snapshot_index = index
-        self._compact(min([index if full else index - self._catchup, *self.holding.values()]))
+        keep_from = index - self._catchup
+        if full:
+            keep_from = max(keep_from, self._before_tail(index))
+        self._compact(min([keep_from, *self.holding.values()]))
         return True
+
+    def _before_tail(self, index: int) -> int:
+        """Return what must go, up to `index` at most, so that TAIL_BYTES are left in memory."""
+        first = self.storage.first_index()
+        place, excess = first - 1, self.memory_bytes - TAIL_BYTES
+        for entry in self.storage.entries(first, index + 1, NO_LIMIT):
+            if excess <= 0:
+                break
+            place, excess = entry.index, excess - len(entry.data)
+        return place
 
     def _compact(self, keep_from: int) -> None:
         first = self.storage.first_index()
