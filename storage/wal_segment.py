@@ -108,7 +108,8 @@ class NextSegment:
         """Return path and descriptor of the ready file, finishing it here if need be."""
         with self._lock:
             self._fill(self._segment_bytes)
-            assert self._path is not None and self._ready
+            assert self._path is not None
+            assert self._ready
             taken = self._path, self._descriptor
             self._path, self._descriptor, self._filled, self._ready = None, -1, 0, False
             self._number += 1

@@ -50,6 +50,8 @@ class Report:
     events: int = 0
     operations: int = 0
     unknown: int = 0
+    undecided: bool = False
+    """Whether the history was too tangled to be judged in the time there is."""
     elections: int = 0
     recovery_seconds: float = 0.0
     """From healing until all members agreed."""
@@ -84,6 +86,7 @@ class Cluster:
         self.members: dict[int, Member] = {}
         self.network = Network(self)
         self.history: list[Operation] = []
+        self.undecided = False
         self.calls = 0
         self.values = 0
         self.big_values = chance.random() < 0.05
@@ -162,6 +165,7 @@ class Cluster:
             events=world.events,
             operations=len(self.history),
             unknown=sum(op.returned is None for op in self.history),
+            undecided=self.undecided,
             elections=self.invariants.elections,
             faults=world.faults,
             points=world.points,
@@ -233,8 +237,11 @@ class Cluster:
                 put_at = self.invariants.put_at(op.request.value)
                 text = f"acknowledged at {op.answer.revision}, applied at {put_at}: {op.request}"
                 require(put_at == op.answer.revision, text)
-        with suppress(UndecidedError):
+        try:
             verdict = check(self.history)
+        except UndecidedError:
+            self.undecided = True
+        else:
             require(bool(verdict), verdict.text)
         states: dict[int, Any] = {}
         for member in self.members.values():
