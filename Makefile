@@ -11,8 +11,8 @@ test:           ## the default suite: a few minutes on 2 cores
 slow:           ## the long suites: durability, power loss, differential, etcdctl check perf
 	$(PYTHON) -m pytest -m slow -s
 
-sim:            ## one simulated run with its trace (SEED=7), or as many as MINUTES allow (SEEDS=0..2000)
-	$(PYTHON) -m tests.sim $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),0..2000) --minutes $(or $(MINUTES),10))
+sim:            ## one simulated run with its trace (SEED=7), or all of SEEDS=0..2000 within MINUTES=10; SEEDS=0.. is as many as that allows
+	$(PYTHON) -m tests.sim $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),0..2000) --minutes $(or $(MINUTES),10) --jobs $(or $(JOBS),2))
 
 lint:           ## what CI checks besides the tests
 	ruff check .

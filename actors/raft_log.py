@@ -15,6 +15,7 @@ import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from actors import failpoints
@@ -27,12 +28,14 @@ from raft.state import ConfState, Entry, EntryType, HardState, Snapshot, Snapsho
 from storage.wal_errors import WalSpaceError
 
 MEMORY_BYTES_MAX: Final = 32 << 20
-PREPARE_BYTES: Final = 4 << 20
+TAIL_BYTES: Final = 16 << 20
+PREPARE_BYTES: Final = 1 << 20
+PREPARE_SLICES: Final = 4
 SPACE_RETRY_SECONDS: Final = 0.05
 
 
 class RaftLog:
-    """See the module docstring. One thread uses it, the raft node's; syncs run on another."""
+    """See the module docstring. One thread uses it, the raft node's; others sync and prepare."""
 
     def __init__(
         self,
@@ -65,7 +68,9 @@ class RaftLog:
         self._out_of_space = out_of_space
         self._watch = watch
         self._unwritten: HardState | None = None
-        self._prepared = False
+        self._preparer: SyncThread | None = None
+        self._preparing = 0
+        self.wal.outgrows = True
         self._pending: deque[tuple[int, Sequence[AfterAppend]]] = deque()
         self.syncer: SyncThread | None = None
         first, last = self.storage.first_index(), self.storage.last_index()
@@ -97,7 +102,6 @@ class RaftLog:
                 time.sleep(SPACE_RETRY_SECONDS)
         self._unwritten = None
         self._out_of_space("")
-        self._prepared = False
         if entries:
             self._forget_from(entries[0].index)
             self.storage.append(entries)
@@ -141,13 +145,20 @@ class RaftLog:
         self._configurations = [(metadata.index, metadata.conf_state)]
 
     def prepare(self) -> None:
-        """Make a slice of the next segment ready, so that no put waits for it."""
-        if self._prepared:
+        """Have some of the next segment made ready on a thread: no put and no heartbeat waits."""
+        if self.wal.prepared:
             return
-        try:
-            self._prepared = self.wal.prepare_slice(PREPARE_BYTES)
-        except WalSpaceError:
-            return  # the append that needs the segment says so
+        if self._preparer is None:
+            self._preparer = SyncThread(self._prepare_some, "log-prepare")
+        done, _ = self._preparer.outcome()
+        if done == self._preparing:
+            self._preparing = self._preparer.submit()
+
+    def _prepare_some(self) -> None:
+        with suppress(WalSpaceError):  # the append that needs the space says so
+            for _ in range(PREPARE_SLICES):
+                if self.wal.prepare_slice(PREPARE_BYTES):
+                    return
 
     # --- syncing ----------------------------------------------------------------------------------
 
@@ -169,7 +180,7 @@ class RaftLog:
         """Sync on the other thread; `responses` come out of `durable` after that."""
         failpoints.hit("walBeforeSync")
         if self.syncer is None:
-            self.syncer = SyncThread(self.wal.sync)
+            self.syncer = SyncThread(self.wal.sync, "log-sync")
             self._watch(self.syncer.descriptor)
         self._pending.append((self.syncer.submit(), responses))
 
@@ -216,8 +227,21 @@ class RaftLog:
         self._covered_requests = requests
         self.storage.create_snapshot(index, conf_state)
         self.snapshot_index = index
-        self._compact(min([index if full else index - self._catchup, *self.holding.values()]))
+        keep_from = index - self._catchup
+        if full:
+            keep_from = max(keep_from, self._before_tail(index))
+        self._compact(min([keep_from, *self.holding.values()]))
         return True
+
+    def _before_tail(self, index: int) -> int:
+        """Return what must go, up to `index` at most, so that TAIL_BYTES are left in memory."""
+        first = self.storage.first_index()
+        place, excess = first - 1, self.memory_bytes - TAIL_BYTES
+        for entry in self.storage.entries(first, index + 1, NO_LIMIT):
+            if excess <= 0:
+                break
+            place, excess = entry.index, excess - len(entry.data)
+        return place
 
     def _compact(self, keep_from: int) -> None:
         first = self.storage.first_index()
@@ -229,7 +253,8 @@ class RaftLog:
         failpoints.hit("raftAfterWALRelease")
 
     def close(self) -> None:
-        """End the sync thread and close the files."""
-        if self.syncer is not None:
-            self.syncer.close()
+        """End the threads and close the files."""
+        for thread in (self.syncer, self._preparer):
+            if thread is not None:
+                thread.close()
         self.wal.close()

@@ -51,6 +51,7 @@ from actors.raft_feed import APPLY_BYTES_MAX, Feed
 from actors.raft_grant import Granting
 from actors.raft_log import RaftLog
 from actors.raft_outbox import Outbox
+from actors.raft_proposals import Proposals
 from actors.raft_quorum import Quorum
 from actors.raft_reads import ReadsAsked
 from actors.raft_roles import RoleWords, describe
@@ -78,7 +79,6 @@ from transport.mailbox import Flush, Tick
 
 FAST_SYNC_NS: Final = 5_000_000
 WATCHED_SYNC_NS: Final = 250_000  # the applier watches for longer than that
-WAITING_BYTES_MAX: Final = 64 << 20
 MSG_BYTES_MAX: Final = 512 << 10
 INFLIGHT_MAX: Final = 512
 
@@ -104,7 +104,7 @@ class RaftNode(Actor):
         own = partial(self.board.get, context.name)
         self._words_of_role = RoleWords(own, self.metric, self._election_timeout)
         self._requests = 0
-        self._proposals: list[bytes] = []
+        self._proposals = Proposals()
         self._reads = ReadsAsked()
         self._clients = Clients(self.board)
         self._chance = random.SystemRandom()
@@ -196,7 +196,7 @@ class RaftNode(Actor):
     @handles(Propose)
     def propose(self, message: Propose) -> None:
         """Take one batch; it is appended with all others of this turn."""
-        self._proposals.append(message.batch)
+        self._proposals.add(message.batch)
         self._clients.note(time.monotonic())
         self.count(RaftMetric.REQUESTS, message.count)
         self._requests += message.count
@@ -218,7 +218,8 @@ class RaftNode(Actor):
         self._note_applied(message.index)
 
     def _note_applied(self, index: int) -> None:
-        if index <= self._applied_index:
+        # With a snapshot the core has its configuration; what was changed before is part of that.
+        if index <= self._applied_index or self._node.raft.log.unstable.snapshot is not None:
             return
         conf_indexes = self._log.conf_indexes
         while conf_indexes and conf_indexes[0] <= index:
@@ -227,16 +228,13 @@ class RaftNode(Actor):
             change = decode(entry.type, entry.data)
             self._conf_state = self._node.apply_conf_change(change)
             self._log.conf_applied(changed, self._conf_state)
-            self._tell_transport(changed)
+            self._send_transport(PeersChanged(changed), 0)
             self._sole_voter = False
         self._applied_index = index
         early = self._early_durable
         if early is not None and early.applied_index <= index:
             self._early_durable = None
             self.durable(early)
-
-    def _tell_transport(self, index: int) -> None:
-        self._send_transport(PeersChanged(index), 0)
 
     @handles(Durable)
     def durable(self, message: Durable) -> None:
@@ -375,15 +373,8 @@ class RaftNode(Actor):
 
     def _propose_all(self) -> None:
         """Propose what came; while nobody leads it waits here, as far as there is room."""
-        if not self._proposals:
-            return
-        try:
-            self._node.propose(self._proposals)
-        except ProposalDroppedError:
-            if sum(map(len, self._proposals)) <= WAITING_BYTES_MAX:
-                return
-            self.count(RaftMetric.PROPOSALS_FAILED, len(self._proposals))
-        self._proposals = []
+        if dropped := self._proposals.propose(self._node):
+            self.count(RaftMetric.PROPOSALS_FAILED, dropped)
 
     def _tell_committed(self) -> None:
         watched = self._requests <= WATCHED_REQUESTS_MAX and self._log.sync_ns < WATCHED_SYNC_NS
@@ -483,7 +474,7 @@ class RaftNode(Actor):
         self._early_durable = None
         self.metric(RaftMetric.SNAPSHOT_INDEX, metadata.index)
         self.log.info("installed a snapshot of the leader", index=metadata.index)
-        self._tell_transport(metadata.index)
+        self._send_transport(PeersChanged(metadata.index), 0)
 
     def _send_ahead(self, order: MsgStorageAppend) -> None:
         """Let an idle applier carry out what is being made durable: the two take equally long.

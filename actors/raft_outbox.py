@@ -144,7 +144,7 @@ class Outbox:
         held = self._held.get(member)
         if held is None:
             held = self._held[member] = _Held()
-        before = held.append
+        before, new = held.append, message.entries
         if before is not None:
             if before.index + len(before.entries) != message.index or before.term != message.term:
                 self._release(held, leaving)
@@ -158,7 +158,6 @@ class Outbox:
                     before.entries + message.entries,
                     max(before.commit, message.commit),
                 )
-        new = message.entries[len(before.entries) if before is not None else 0 :]
         held.append_bytes += sum([len(entry.data) for entry in new])
         waited = self._is_waited_for(member, message.commit)
         if waited or held.append_bytes > SPARE_BYTES_MAX:

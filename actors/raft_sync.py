@@ -1,6 +1,7 @@
 """A thread that syncs the log, so that a slow disk holds up no heartbeat (AsyncStorageWrites).
 
-The raft node appends and submits; the thread makes one fdatasync for everything appended before
+Another of the same kind prepares the log's next segment: there a sync is all that `sync` does. The
+raft node appends and submits; the thread makes one fdatasync for everything appended before
 it began, and wakes the raft node through an eventfd. An error of the disk is raised where the raft
 node looks for the outcome: on its own thread.
 """
@@ -23,7 +24,7 @@ class SyncThread:
     after an error nothing is synced any more.
     """
 
-    def __init__(self, sync: Callable[[], None]) -> None:
+    def __init__(self, sync: Callable[[], None], name: str) -> None:
         self._sync = sync
         self._condition = threading.Condition()
         self._submitted = 0
@@ -33,7 +34,7 @@ class SyncThread:
         self._error: WalDiskError | None = None
         self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         """Readable when `outcome` has something new to tell."""
-        self._thread = threading.Thread(target=self._run, name="log-sync", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def submit(self) -> int:

@@ -69,11 +69,13 @@ def on_prop(r: Raft, message: MsgProp) -> None:
             "progress; dropping proposal",
         )
         raise ProposalDroppedError
+    pending_conf_index = r.pending_conf_index
     for entry in entries:
         if entry.type != TYPE_NORMAL:
             entries = tuple(_check_conf_change(r, i, each) for i, each in enumerate(entries))
             break
     if not r.append_entries(entries):
+        r.pending_conf_index = pending_conf_index
         raise ProposalDroppedError
     bcast_append(r)
 

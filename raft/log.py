@@ -61,6 +61,12 @@ class RaftLog:
             f"len(unstable.Entries)={len(unstable.entries)}"
         )
 
+    def check(self) -> None:
+        """Raise InvariantError if an invariant is broken."""
+        self.unstable.check()
+        if not self.applied <= self.applying <= self.committed <= self.last_index():
+            raise InvariantError(f"marks out of order: {self}, lastIndex={self.last_index()}")
+
     # Places
 
     def first_index(self) -> int:
@@ -189,6 +195,8 @@ class RaftLog:
             f"log [{self}] starts to restore snapshot "
             f"[index: {metadata.index}, term: {metadata.term}]",
         )
+        if metadata.index <= self.committed:
+            raise InvariantError(f"snapshot {metadata.index} replaces committed {self.committed}")
         self.committed = metadata.index
         self.unstable.restore(snapshot)
 

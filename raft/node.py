@@ -45,6 +45,7 @@ from raft.state import Entry, EntryType, HardState
 from raft.tracker import Tracker
 
 TYPE_NORMAL: Final = EntryType.NORMAL
+WAITING: Final = frozenset({MsgAppResp, MsgVoteResp, MsgPreVoteResp})
 
 
 class Raft:
@@ -54,10 +55,12 @@ class Raft:
     - A node votes once per term; its term never goes back.
     - lead is self exactly when the role is leader.
     - pending_conf_index: while leader, no configuration change is appended unless everything up
-      to it is applied. It is at least the index of the last one in the log.
+      to it is applied. It is at least the index of the last one in the log, and within the log.
     - uncommitted_size: bytes of data proposed in this term and not applied yet; at most
-      max_uncommitted_size, but for one proposal.
+      max_uncommitted_size, but for one proposal (append_entries is the only door).
     - msgs_after_append holds what must wait for the disk, msgs what need not.
+
+    check() asserts them before every Ready, and those of the parts.
     """
 
     __slots__ = (
@@ -153,6 +156,22 @@ class Raft:
             log.commit_to(applied)
             log.applied_to(applied, 0)
 
+    def check(self) -> None:
+        """Raise InvariantError if an invariant is broken here or in any part; O(members)."""
+        self.log.check()
+        leads = self.state is LEADER
+        if (self.lead == self.id) is not leads:
+            raise InvariantError(f"{self.id:x} is {self.state}, its leader {self.lead:x}")
+        if leads:
+            self.read_only.check()
+            for progress in self.tracker.progress.values():
+                progress.check()
+            if self.pending_conf_index > self.log.last_index():
+                raise InvariantError(f"configuration change {self.pending_conf_index} not in log")
+        for waiting in self.msgs_after_append:
+            if type(waiting) not in WAITING:
+                raise InvariantError(f"a {type(waiting).__name__} need not wait for the disk")
+
     def soft_state(self) -> SoftState:
         """Return who leads and the role."""
         return SoftState(self.lead, self.state)
@@ -167,6 +186,8 @@ class Raft:
             raise InvariantError(
                 f"message should not be self-addressed when sending {type(message).__name__}"
             )
+        if type(message) in WAITING:
+            raise InvariantError(f"a {type(message).__name__} must wait for the disk")
         self.msgs.append(message)
 
     # Roles

@@ -82,6 +82,14 @@ class Progress:
         self.is_learner = is_learner
         self._check()
 
+    def check(self) -> None:
+        """Raise InvariantError if an invariant is broken."""
+        self._check()
+        if self.state is not REPLICATE and len(self.inflights):
+            raise InvariantError(f"{len(self.inflights)} in flight in {self.state}")
+        if self.pending_snapshot and self.state is not SNAPSHOT:
+            raise InvariantError(f"snapshot {self.pending_snapshot} pending in {self.state}")
+
     def _check(self) -> None:
         if self.match >= self.next:
             raise InvariantError(f"match {self.match} is not below next {self.next}")

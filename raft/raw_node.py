@@ -211,6 +211,7 @@ class RawNode:
         log = r.log
         if self._on_advance:
             raise InvariantError("two accepted Ready structs without call to Advance")
+        self._check()
         ready = Ready()
         if r.lead != self._prev_lead or r.state is not self._prev_state:
             ready.soft_state = SoftState(r.lead, r.state)
@@ -238,6 +239,13 @@ class RawNode:
             size = 0 if log.max_applying_size >= NO_LIMIT else entries_size(committed)
             log.accept_applying(committed[-1].index, size, not self._async)
         return ready
+
+    def _check(self) -> None:
+        r = self.raft
+        r.check()
+        term, vote = self._prev_term, self._prev_vote
+        if r.term < term or (r.term == term and vote not in (NONE, r.vote)):
+            raise InvariantError(f"vote {vote:x} in term {term} became {r.vote:x} in {r.term}")
 
     def advance(self, ready: Ready) -> None:
         """All of `ready` is done: written, sent and applied."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 
 from raft.config import ReadOnlyOption
+from raft.errors import InvariantError
 from raft.messages import MsgReadIndex
 from raft.quorum import joint_committed_index
 from raft.tracker import TrackerConfig
@@ -36,6 +37,12 @@ class ReadOnly:
     def confirmed(self) -> int:
         """The position up to which reads are confirmed."""
         return self._confirmed
+
+    def check(self) -> None:
+        """Raise InvariantError if an acknowledgement exceeds the last position."""
+        last = self._confirmed + len(self._unconfirmed)
+        if self._acks and max(self._acks.values()) > last:
+            raise InvariantError(f"acknowledged {self._acks}, but the last position is {last}")
 
     def add_request(self, index: int, request: MsgReadIndex) -> None:
         """Note a read that came while the commit index was `index`."""

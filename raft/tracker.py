@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from raft.errors import InvariantError
 from raft.message import message
 from raft.progress import Progress
 from raft.quorum import (
@@ -85,6 +86,9 @@ class Tracker:
         self.progress = {id_: progress[id_] for id_ in sorted(progress)}
         only = len(config.voters) == 1 and not config.voters_outgoing
         self.singleton = next(iter(config.voters)) if only else 0
+        members = config.all_voters() | config.learners
+        if self.progress.keys() != members:
+            raise InvariantError(f"progress of {sorted(self.progress)}, members {config}")
 
     def is_singleton(self) -> bool:
         """Tell whether one voter decides alone."""

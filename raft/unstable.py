@@ -41,6 +41,19 @@ class Unstable:
         self.snapshot_in_progress = False
         self.trace = trace
 
+    def check(self) -> None:
+        """Raise InvariantError if an invariant is broken; looks at no entry but first and last."""
+        entries, offset, snapshot = self.entries, self.offset, self.snapshot
+        end = offset + len(entries)
+        if entries and (entries[0].index != offset or entries[-1].index != end - 1):
+            raise InvariantError(f"unstable entries are not [{offset},{end})")
+        if not offset <= self.offset_in_progress <= end:
+            raise InvariantError(f"in progress {self.offset_in_progress} not in [{offset},{end}]")
+        if snapshot is not None:
+            behind = offset - snapshot.metadata.index - 1
+            if behind < 0 or (behind and not entries):
+                raise InvariantError(f"unstable begins {behind} behind its snapshot")
+
     def maybe_term(self, index: int) -> int | None:
         """Return the term of an unstable entry, or of the snapshot, else None."""
         place = index - self.offset

@@ -23,7 +23,7 @@ from pathlib import Path
 from raft.errors import CompactedError, UnavailableError
 from raft.state import Entry, HardState, SnapshotMetadata
 from storage.files import Files
-from storage.wal_errors import WalDiskError, WalSyncError
+from storage.wal_errors import WalDiskError, WalSpaceError, WalSyncError
 from storage.wal_record import (
     Batch,
     Body,
@@ -85,6 +85,9 @@ class Wal:
         self._sync_lock = threading.Lock()  # an error is told to one of two concurrent syncs only
         self._error: WalDiskError | None = None
         self.bytes_written = 0
+        self.outgrows = False
+        """Whether a segment may grow to twice its size while the next one is not ready: another
+        thread prepares it, and a roll would have to wait for that."""
 
     @classmethod
     def exists(cls, directory: Path, files: Files) -> bool:
@@ -175,8 +178,8 @@ class Wal:
     def append(self, entries: Sequence[Entry], hard_state: HardState | None) -> None:
         """Write entries (consecutive; they void what they overlap) and a hard state: one record.
 
-        Not durable before sync(). Raises WalDiskError; WalSpaceError if a new segment was needed
-        and there is no room, in which case nothing was changed.
+        Not durable before sync(). Raises WalDiskError; WalSpaceError if more than what was
+        prepared is needed and there is no room, in which case nothing was changed.
         """
         state = self._state
         if entries:
@@ -271,11 +274,16 @@ class Wal:
             pass
 
     def prepare_slice(self, count: int) -> bool:
-        """Write up to `count` bytes of the next segment and sync them; True when it is ready.
+        """Write up to `count` bytes of the next segment, one fdatasync; True when it is ready.
 
         Raises WalSpaceError or WalDiskError; the log goes on and will try again when it rolls.
         """
         return self._next.fill(count)
+
+    @property
+    def prepared(self) -> bool:
+        """Whether the next segment is ready."""
+        return self._next.ready
 
     def release(self, index: int, keep: int) -> list[str]:
         """Remove segments that neither the snapshot nor `index` needs, down to `keep` segments.
@@ -321,8 +329,10 @@ class Wal:
         """Write one record and return its offset, in a new segment if it does not fit."""
         if self._error is not None:
             raise self._error
-        room = self._segment_bytes - self._offset
-        if record_bytes(len(body.content)) > room and self._offset > self._start:
+        length = record_bytes(len(body.content))
+        beyond = self._offset + length - self._segment_bytes
+        waits = self.outgrows and not self._next.ready
+        if beyond > (self._segment_bytes if waits else 0) and self._offset > self._start:
             self._roll()
         parts, crc = encode_record(
             body,
@@ -335,6 +345,10 @@ class Wal:
         try:
             written = self._files.pwrite(self._descriptor, parts, offset)
         except OSError as error:
+            full = disk_error(error, "write")
+            # Beyond what was prepared that can happen, and what is there is as it was.
+            if offset + length > self._segment_bytes and isinstance(full, WalSpaceError):
+                raise full from error
             raise self._broken(error, "write") from error
         self._offset = offset + written
         self._previous = crc
@@ -343,7 +357,7 @@ class Wal:
         return offset
 
     def _roll(self) -> None:
-        """Go on in the next segment. Waits only if nobody called prepare() since the last roll."""
+        """Go on in the next segment; makes it here, with one sync, if it is not ready."""
         self.sync()
         path, descriptor = self._next.take()
         state, number = self._state, self._segments[-1].number + 1

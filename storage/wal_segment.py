@@ -66,33 +66,36 @@ class NextSegment:
         self._files = files
         self._segment_bytes = segment_bytes
         self._number = number
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held during a sync
+        self._free_lock = threading.Lock()
         self._free: Path | None = None
         self._path: Path | None = None
         self._descriptor = -1
         self._filled = 0
+        self._ready = False
 
     @property
     def ready(self) -> bool:
         """Whether take() would return at once."""
-        return self._path is not None and self._filled >= self._segment_bytes
+        return self._ready
 
     def adopt(self, path: Path, descriptor: int) -> None:
         """Use a file that stood ready when the log was opened."""
         with self._lock:
             assert self._path is None
             self._path, self._descriptor, self._filled = path, descriptor, self._segment_bytes
+            self._ready = True
 
     def offer_free(self, path: Path) -> bool:
-        """Take a released file to recycle; False if there is one already."""
-        with self._lock:
+        """Take a released file to recycle; False if there is one already. Waits for no sync."""
+        with self._free_lock:
             if self._free is not None:
                 return False
             self._free = path
             return True
 
     def fill(self, count: int) -> bool:
-        """Write up to `count` bytes of zeros and sync them; return whether the file is ready.
+        """Write up to `count` bytes of zeros and sync them once; return whether it is ready.
 
         Raises WalSpaceError, WalWriteError, WalSyncError; the log itself is untouched.
         """
@@ -104,11 +107,11 @@ class NextSegment:
     def take(self) -> tuple[Path, int]:
         """Return path and descriptor of the ready file, finishing it here if need be."""
         with self._lock:
-            while not self._fill(SLICE_BYTES):
-                pass
+            self._fill(self._segment_bytes)
             assert self._path is not None
+            assert self._ready
             taken = self._path, self._descriptor
-            self._path, self._descriptor, self._filled = None, -1, 0
+            self._path, self._descriptor, self._filled, self._ready = None, -1, 0, False
             self._number += 1
             return taken
 
@@ -117,7 +120,7 @@ class NextSegment:
         with self._lock:
             if self._path is not None:
                 self._files.close(self._descriptor)
-                self._path = None
+                self._path, self._ready = None, False
 
     def _fill(self, count: int) -> bool:
         if self.ready:
@@ -125,30 +128,33 @@ class NextSegment:
         try:
             if self._path is None:
                 self._begin()
-            while count > 0 and self._filled < self._segment_bytes:
-                length = min(count, SLICE_BYTES, self._segment_bytes - self._filled)
-                self._files.pwrite(self._descriptor, [_ZEROS[:length]], self._filled)
+            until = min(self._filled + count, self._segment_bytes)
+            if self._filled < until:
+                while self._filled < until:
+                    length = min(SLICE_BYTES, until - self._filled)
+                    self._files.pwrite(self._descriptor, [_ZEROS[:length]], self._filled)
+                    self._filled += length
                 self._sync()
-                self._filled += length
-                count -= length
             if self._filled < self._segment_bytes:
                 return False
             self._files.sync_directory(self._directory)
         except OSError as error:
             self._discard()
             raise disk_error(error, "making the next segment") from error
+        self._ready = True
         return True
 
     def _begin(self) -> None:
         path = self._directory / f"{self._number:016x}.next"
         with suppress(FileNotFoundError):
             self._files.unlink(path)
-        if self._free is None:
+        with self._free_lock:
+            free, self._free = self._free, None
+        if free is None:
             self._descriptor = self._files.create(path)
             self._filled = 0
         else:
-            self._files.rename(self._free, path)
-            self._free = None
+            self._files.rename(free, path)
             self._descriptor = self._files.open(path)
             self._filled = self._files.size(self._descriptor)
         self._path = path
@@ -166,4 +172,4 @@ class NextSegment:
                 self._files.close(self._descriptor)
             with suppress(OSError):
                 self._files.unlink(self._path)
-        self._path, self._descriptor, self._filled = None, -1, 0
+        self._path, self._descriptor, self._filled, self._ready = None, -1, 0, False

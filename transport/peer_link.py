@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,7 +11,7 @@ from transport.peer_auth import Keys
 from transport.peer_connection import CHANNELS, Connection, Target, next_target
 from transport.peer_wire import unpack_version
 
-RETIRED_SESSIONS: Final = 8
+SESSIONS_MAX: Final = 64
 SMOOTHING: Final = 0.2
 
 
@@ -26,28 +25,30 @@ class PeerMember:
 
 
 class Incoming:
-    """Frames of one connection from a peer: only ever newer ones are taken."""
+    """Frames of one connection from a peer: of each session only ever newer ones are taken.
 
-    __slots__ = ("counter", "lost", "retired", "session")
+    A session never ends another: on a link without keys anybody can play back a frame of an older
+    one that was never seen here, and what its sender says now must be heard all the same.
+    """
+
+    __slots__ = ("_counters", "lost")
 
     def __init__(self) -> None:
-        self.session = 0
-        self.counter = 0
         self.lost = 0
-        self.retired: deque[int] = deque(maxlen=RETIRED_SESSIONS)
+        self._counters: dict[int, int] = {}  # by session; the one heard last stands last
 
     def accept(self, session: int, counter: int) -> bool:
-        """Tell whether a frame is newer than all before; a new session begins a new count."""
-        if session == self.session:
-            if counter <= self.counter:
-                return False
-            self.lost += counter - self.counter - 1
+        """Tell whether a frame is newer than all before of its session."""
+        before = self._counters.get(session)
+        if before is None:
+            if len(self._counters) == SESSIONS_MAX:
+                del self._counters[next(iter(self._counters))]
+        elif counter <= before:
+            return False
         else:
-            if session in self.retired:
-                return False
-            self.retired.append(self.session)
-            self.session = session
-        self.counter = counter
+            self.lost += counter - before - 1
+            del self._counters[session]
+        self._counters[session] = counter
         return True
 
 

@@ -9,7 +9,8 @@ most once a second, and harms nothing.
 Rules:
 1. No call waits. What a connection can't take waits in its outbox, at most an election timeout
    and within a bound, or is dropped and reported (`unreachable`).
-2. Order holds within a lane; a frame older than one taken is rejected, so nothing is taken twice.
+2. Order holds within a lane, as long as the sender's process lives; a frame older than one taken
+   of the same process is rejected, so nothing is taken twice.
 3. Times of libzmq's own liveness checks derive from the heartbeat interval: defaults leave a link
    dead for seconds after a cut was mended.
 4. A peer is *lost* when it closed the connection of heartbeats that was alive, and refuses a new

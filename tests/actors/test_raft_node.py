@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from actors.messages import AppliedTo, ReadIndex
+from actors.messages import AppliedTo, Durable, Propose, ReadIndex
+from actors.raft_log import MEMORY_BYTES_MAX, TAIL_BYTES
 from actors.raft_node import RaftNode
 from actors.raft_reads import READS_ASKED_MAX
 from tests.actors.boards import context, make_board
@@ -85,4 +86,29 @@ def test_reads_asked_without_a_leader_are_forgotten_in_the_end(tmp_path: Path) -
 
     assert len(node._reads) == READS_ASKED_MAX
     assert sent == []
+    stop(node)
+
+
+def test_a_log_too_big_for_memory_keeps_its_newest_entries_for_those_behind(
+    tmp_path: Path,
+) -> None:
+    make_board(tmp_path)
+    node, _ = start(tmp_path, 1)
+    node.applied_to(AppliedTo(1))
+    node.flush(Flush())
+    batch = bytes(1 << 20)
+    for _ in range(MEMORY_BYTES_MAX // len(batch) + 1):
+        node.propose(Propose(1, 1, 1, batch))
+        node.flush(Flush())
+    last = node._storage.last_index()
+    node.applied_to(AppliedTo(last))
+    before = node._storage.first_index()
+
+    node.durable(Durable(last, node._storage.term(last)))
+
+    kept = last + 1 - node._storage.first_index()
+    assert before == 1
+    assert kept == TAIL_BYTES // len(batch)
+    assert node._log.memory_bytes <= TAIL_BYTES
+    assert node._log.snapshot_index == last
     stop(node)

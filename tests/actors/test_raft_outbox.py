@@ -6,7 +6,13 @@ from math import inf
 
 from actors.messages import PeerMessages
 from actors.peer_codec import decode_peer
-from actors.raft_outbox import CONFIRM_SECONDS, HOLD_SECONDS, SPARE_SECONDS, Outbox
+from actors.raft_outbox import (
+    CONFIRM_SECONDS,
+    HOLD_SECONDS,
+    SPARE_BYTES_MAX,
+    SPARE_SECONDS,
+    Outbox,
+)
 from raft.messages import MsgApp, MsgHeartbeat, MsgTimeoutNow, PeerMessage
 from raft.state import Entry
 
@@ -50,6 +56,20 @@ class Wire:
 def commit(member: int, index: int) -> MsgApp:
     """Return news of a commit alone."""
     return MsgApp(member, 1, 1, 1, 5, (), index)
+
+
+def test_what_follows_a_gap_is_counted_in_full() -> None:
+    wire = Wire()
+    wire.spare = {2}
+    outbox = wire.outbox()
+    outbox.add(MsgApp(2, 1, 1, 1, 5, ENTRY, 5))
+    outbox.flush(10.0)
+    long = Entry(1, 9, bytes(SPARE_BYTES_MAX + 1))
+    outbox.add(MsgApp(2, 1, 1, 1, 8, (long,), 5))
+
+    assert outbox.flush(10.0) == (set(), inf)
+
+    assert wire.sent == [MsgApp(2, 1, 1, 1, 5, ENTRY, 5), MsgApp(2, 1, 1, 1, 8, (long,), 5)]
 
 
 def test_a_commit_alone_is_held_and_then_sent() -> None:

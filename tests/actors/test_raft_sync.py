@@ -40,7 +40,7 @@ def wait_for(thread: SyncThread, done: Callable[[int], bool]) -> int:
 
 def test_submissions_that_wait_share_one_sync() -> None:
     disk = Disk()
-    thread = SyncThread(disk.sync)
+    thread = SyncThread(disk.sync, "log-sync")
     assert thread.submit() == 1
     disk.gate.release()
     wait_for(thread, lambda number: number == 1)
@@ -56,7 +56,7 @@ def test_submissions_that_wait_share_one_sync() -> None:
 
 def test_nothing_is_done_before_its_sync() -> None:
     disk = Disk()
-    thread = SyncThread(disk.sync)
+    thread = SyncThread(disk.sync, "log-sync")
     thread.submit()
 
     assert thread.outcome()[0] == 0
@@ -67,7 +67,7 @@ def test_nothing_is_done_before_its_sync() -> None:
 def test_an_error_of_the_disk_is_raised_where_the_outcome_is_asked() -> None:
     disk = Disk()
     disk.error = WalSyncError("gone")
-    thread = SyncThread(disk.sync)
+    thread = SyncThread(disk.sync, "log-sync")
     thread.submit()
     disk.gate.release()
     select.select([thread.descriptor], [], [], 10)

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -195,6 +196,27 @@ def test_syncs_of_half_a_second_lose_nothing_and_depose_nobody(
     assert healed <= 4 * ELECTION_SECONDS
     if victims == "follower":
         assert gap < SLOW_SYNC_SECONDS  # the other two are a quorum
+
+
+def test_syncs_of_half_a_second_from_the_start_depose_nobody(tmp_path: Path) -> None:
+    """The log's next segment is made in the first half minute: 64 syncs of half a second."""
+
+    def environ(number: int) -> dict[str, str]:
+        path = tmp_path / f"orders-{number}"
+        path.write_text(json.dumps({"sync_seconds": SLOW_SYNC_SECONDS}))
+        return {"TROUPED_FAULT_IO": str(path)}
+
+    with Cluster(tmp_path, flags=FAST, environ=environ) as cluster:
+        if not cluster.is_trouped:
+            pytest.skip("etcd has no such hook")
+        leader, term = cluster.leader(), cluster.term()
+        client = cluster.client(leader)
+        begun = time.monotonic()
+        while time.monotonic() < begun + 2 * FROZEN_SECONDS:
+            client.put(b"slow", b"1")
+
+        assert cluster.leader() is leader
+        assert cluster.term() == term
 
 
 def test_a_leader_whose_disk_fails_ends_and_the_others_go_on(

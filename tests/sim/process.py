@@ -322,7 +322,7 @@ class SimSyncer:
 
     descriptor = 0
 
-    def __init__(self, sync: Callable[[], None]) -> None:
+    def __init__(self, sync: Callable[[], None], name: str) -> None:
         self._sync = sync
         self._process = MACHINE.process
         self._submitted = self._done = 0

@@ -226,6 +226,58 @@ def test_a_roll_does_not_wait_when_the_next_segment_was_prepared(tmp_path: Path)
     assert (files.syncs, files.folder_syncs) == (before[0] + 1, before[1])
 
 
+def test_a_log_whose_next_segment_is_being_prepared_goes_on_in_the_old_one(tmp_path: Path) -> None:
+    files = CountingFiles()
+    wal = create(tmp_path, files)
+    wal.outgrows = True
+    before = files.syncs, files.folder_syncs
+    for index in range(1, 13):
+        wal.append([entry(index, size=1000)], None)
+    outgrown = files.syncs, files.folder_syncs, wal.segments
+
+    wal.prepare()
+    fill(wal, 13, 14)
+    rolled = wal.segments
+    wal.close()
+
+    assert outgrown == (*before, rolled[:1])  # no roll, and nothing waited for
+    assert len(rolled) == 2
+    wal, replay = reopen(tmp_path)
+    assert replay.entries == [entry(i, size=1000) for i in range(1, 14)]
+    wal.save_snapshot(SnapshotMetadata(13, 1))
+    wal.release(13, keep=1)
+    wal.close()
+
+
+def test_a_segment_grows_to_twice_its_size_at_most(tmp_path: Path) -> None:
+    wal = create(tmp_path)
+    wal.outgrows = True
+
+    fill(wal, 1, 60)
+
+    sizes = [(tmp_path / "wal" / name).stat().st_size for name in wal.segments]
+    assert SEGMENT_BYTES < max(sizes) <= 2 * SEGMENT_BYTES
+    wal.close()
+    assert len(reopen(tmp_path)[1].entries) == 59
+
+
+def test_a_full_disk_refuses_what_outgrows_the_segment_and_changes_nothing(tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    wal = create(tmp_path, FaultyFiles(control))
+    wal.outgrows = True
+    fill(wal, 1, 8)
+    control.write_text('{"growth_errno": 28}')
+
+    with pytest.raises(WalSpaceError):
+        wal.append([entry(8, size=1000)], None)
+
+    assert wal.last_index == 7
+    control.unlink()
+    fill(wal, 8, 10)
+    wal.close()
+    assert len(reopen(tmp_path)[1].entries) == 9
+
+
 def test_a_segment_can_be_prepared_from_another_thread_while_the_log_rolls(tmp_path: Path) -> None:
     wal = create(tmp_path)
     done = threading.Event()

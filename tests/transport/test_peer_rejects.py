@@ -14,6 +14,7 @@ import zmq
 
 from tests.transport.peer_world import CLUSTER, World
 from transport.lanes import Lane
+from transport.peer_link import SESSIONS_MAX, Incoming
 from transport.peer_wire import HEADER, MAGIC, Reason, encode_frame
 
 SESSION = 99
@@ -100,7 +101,7 @@ def test_frames_are_not_taken_twice_nor_out_of_order(tmp_path: Path) -> None:
         assert world[1].lost_frames == 1
 
 
-def test_frames_of_a_process_that_has_been_replaced_are_stale(tmp_path: Path) -> None:
+def test_frames_of_a_process_that_has_been_replaced_are_not_taken_twice(tmp_path: Path) -> None:
     with World(tmp_path, start=[1]) as world, stranger(world) as dialler:
         for session in (1, 2, 1):
             dialler.send(encode_frame(0, (CLUSTER, 2, 1, session), 10, [b"%d" % session]))
@@ -108,6 +109,37 @@ def test_frames_of_a_process_that_has_been_replaced_are_stale(tmp_path: Path) ->
         world.run(lambda: world[1].rejected[Reason.STALE])
 
         assert world[1].take().payloads == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("lane", [Lane.CONTROL, Lane.APPEND, Lane.SNAPSHOT])
+def test_a_frame_of_an_older_process_played_back_does_not_cut_off_its_sender(
+    tmp_path: Path, lane: Lane
+) -> None:
+    with World(tmp_path) as world:
+        world.connect()
+        world[2].send([1], [lane], [b"before"])
+        world.take(1, 1)
+        with stranger(world) as dialler:
+            dialler.send(frame(lane=lane))
+            assert world.take(1, 1).payloads == [b"evil"]
+
+            world[2].send([1], [lane], [b"after"])
+            assert world.take(1, 1).payloads == [b"after"]
+            dialler.send(frame(lane=lane))
+            world.run(lambda: world[1].rejected[Reason.STALE])
+
+        assert not world[1].received.payloads
+        assert len(world[1].active()) == 1
+
+
+def test_what_is_remembered_of_sessions_is_bounded() -> None:
+    incoming = Incoming()
+    for session in range(10 * SESSIONS_MAX):
+        assert incoming.accept(session, 5)
+        assert incoming.accept(-1, session + 1)  # the one that is heard is not forgotten
+
+    assert len(incoming._counters) == SESSIONS_MAX
+    assert not incoming.accept(-1, 10 * SESSIONS_MAX)
 
 
 def test_raw_garbage_on_the_port_disturbs_nobody(tmp_path: Path) -> None:

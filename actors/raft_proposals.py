@@ -1,0 +1,61 @@
+"""Batches that wait to be proposed: until the end of the turn, or while nobody leads."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from raft.errors import ProposalDroppedError
+
+WAITING_BYTES_MAX: Final = 64 << 20
+PORTION_BYTES_MAX: Final = 4 << 20
+
+
+class Proposer(Protocol):
+    """What is asked of raft.raw_node.RawNode."""
+
+    def propose(self, datas: list[bytes], /) -> None:
+        """Append one entry for each, all or none. Raises ProposalDroppedError."""
+
+
+class Proposals:
+    """Batches in the order they came.
+
+    They are proposed in portions: a follower forwards each as one message, and a transport drops
+    what is longer than a frame.
+    """
+
+    def __init__(self) -> None:
+        self._batches: list[bytes] = []
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def add(self, batch: bytes) -> None:
+        """Take one batch."""
+        self._batches.append(batch)
+
+    def propose(self, proposer: Proposer) -> int:
+        """Propose all; what can't be proposed now waits as far as there is room.
+
+        Returns how many were dropped for lack of it.
+        """
+        while self._batches:
+            portion = self._portion()
+            try:
+                proposer.propose(portion)
+            except ProposalDroppedError:
+                if sum(map(len, self._batches)) <= WAITING_BYTES_MAX:
+                    return 0
+                dropped, self._batches = len(self._batches), []
+                return dropped
+            del self._batches[: len(portion)]
+        return 0
+
+    def _portion(self) -> list[bytes]:
+        """Return the first batches, one at least."""
+        size = 0
+        for place, batch in enumerate(self._batches):
+            size += len(batch)
+            if size > PORTION_BYTES_MAX and place:
+                return self._batches[:place]
+        return self._batches[:]
