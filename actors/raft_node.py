@@ -55,6 +55,7 @@ from actors.raft_proposals import Proposals
 from actors.raft_quorum import Quorum
 from actors.raft_reads import ReadsAsked
 from actors.raft_roles import RoleWords, describe
+from actors.raft_rounds import Intake
 from actors.recovery import recover
 from actors.wire import WATCHED_REQUESTS_MAX
 from raft.conf_change import decode
@@ -159,6 +160,7 @@ class RaftNode(Actor):
         )
         quorum = Quorum(self._node, self._id)
         self._outbox = Outbox(self._send_transport, quorum, self._tick_length)
+        self._intake = Intake(self._node, self._outbox, self._proposals, self._reads, self._step)
         self.metric(RaftMetric.MEMBER_ID, self._id)
         self.metric(RaftMetric.CLUSTER_ID, self._cluster_id)
         self.metric(RaftMetric.SNAPSHOT_INDEX, self._log.snapshot_index)
@@ -256,9 +258,8 @@ class RaftNode(Actor):
             if received is None:
                 self.count(RaftMetric.PEER_MESSAGES_REFUSED)
                 continue
-            if type(received) in (MsgProp, MsgReadIndex):
-                self._outbox.has_clients(sender, time.monotonic())
-                self._forwarded.append(received)
+            if isinstance(received, MsgProp | MsgReadIndex):
+                self._intake.forwarded(received, time.monotonic())
             else:
                 self._step(received)
 
@@ -354,10 +355,10 @@ class RaftNode(Actor):
             self._transport_is_new = False
             if self._elections.connected():
                 self.log.info("campaigning at once: led this term a moment ago", term=self._term)
-        self._begin_rounds()
+        self._take_up()
         self._advance()
-        if self._proposals or self._forwarded:
-            self._begin_rounds()
+        if self._intake:  # raft may have a leader now, or a round may be over
+            self._take_up()
             self._advance()
         self._tell_committed()
         if not self._node.is_leader:
@@ -371,10 +372,12 @@ class RaftNode(Actor):
         hurry = self._node.is_leader or bool(self._log.conf_indexes) or self._clients.present(now)
         self.actor_inbox.wake_at(self._feed.pull(now, hurry=hurry))
 
-    def _propose_all(self) -> None:
-        """Propose what came; while nobody leads it waits here, as far as there is room."""
-        if dropped := self._proposals.propose(self._node):
+    def _take_up(self) -> None:
+        """Give raft what clients ask for; while nobody leads it waits here, if there is room."""
+        dropped, again = self._intake.take_up(time.monotonic())
+        if dropped:
             self.count(RaftMetric.PROPOSALS_FAILED, dropped)
+        self.actor_inbox.wake_at(again)
 
     def _tell_committed(self) -> None:
         watched = self._requests <= WATCHED_REQUESTS_MAX and self._log.sync_ns < WATCHED_SYNC_NS

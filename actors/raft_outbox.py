@@ -120,9 +120,12 @@ class Outbox:
         while nothing is held.
         """
         leaving: list[PeerMessage] = []
+        # The newest heartbeat of a turn says all that those before it do.
+        beats = {each.to: each for each in self._messages if type(each) is MsgHeartbeat}
         for message in self._messages:
             if isinstance(message, MsgHeartbeat):
-                self._beat(message, now, leaving)
+                if beats[message.to] is message:
+                    self._beat(message, now, leaving)
             elif isinstance(message, MsgApp) and self._followers.follows(message.to):
                 self._append(message, now, leaving)
             else:

@@ -19,7 +19,8 @@ class ReadsAsked:
     def __init__(self) -> None:
         self._prefix = random.SystemRandom().randbytes(8)
         self._counter = 0
-        self._new: dict[str, int] = {}
+        self.new: dict[str, int] = {}
+        """Reads that have no round yet: gateway and its newest id."""
         self._asked: dict[bytes, dict[str, int]] = {}
 
     def __len__(self) -> int:
@@ -27,7 +28,7 @@ class ReadsAsked:
 
     def note(self, gateway: str, read_id: int) -> None:
         """Note one gateway's reads; its newest id of a turn stands for all before it."""
-        self._new[gateway] = read_id
+        self.new[gateway] = read_id
 
     def round(self) -> bytes | None:
         """Return the context of one read index for all that is new; None if nothing is.
@@ -35,11 +36,11 @@ class ReadsAsked:
         Without a leader nobody answers: the oldest round is forgotten in the end, as its gateway
         asks again.
         """
-        if not self._new:
+        if not self.new:
             return None
         self._counter += 1
         context = self._prefix + self._counter.to_bytes(8, "big")
-        self._asked[context], self._new = self._new, {}
+        self._asked[context], self.new = self.new, {}
         if len(self._asked) > READS_ASKED_MAX:
             del self._asked[next(iter(self._asked))]
         return context

@@ -44,6 +44,11 @@ class ReadOnly:
         if self._acks and max(self._acks.values()) > last:
             raise InvariantError(f"acknowledged {self._acks}, but the last position is {last}")
 
+    @property
+    def asked(self) -> int:
+        """The position of the newest read."""
+        return self._confirmed + len(self._unconfirmed)
+
     def add_request(self, index: int, request: MsgReadIndex) -> None:
         """Note a read that came while the commit index was `index`."""
         self._unconfirmed.append((request, index))

@@ -287,3 +287,18 @@ def test_a_spare_member_hears_a_heartbeat_in_each_interval() -> None:
         wire.confirmed = number
 
     assert len(wire.sent) in range(9, 13)
+
+
+def test_of_the_heartbeats_of_one_turn_the_newest_leaves_alone() -> None:
+    wire = Wire()
+    outbox = wire.outbox()
+    for position in (1, 2, 3):
+        for member in (2, 3):
+            outbox.add(MsgHeartbeat(member, 1, 1, 5, position.to_bytes(8, "little")))
+
+    outbox.flush(10.0)
+
+    assert [(beat.to, beat.context[0]) for beat in wire.sent if type(beat) is MsgHeartbeat] == [
+        (2, 3),
+        (3, 3),
+    ]

@@ -184,7 +184,7 @@ def test_another_thread_wakes_it_and_goes_before_what_waits(desk: Desk) -> None:
 
 def test_ticks_that_are_always_due_starve_nobody(desk: Desk) -> None:
     desk.post("one")
-    select.select([desk.links.socket.getsockopt(zmq.FD)], [], [], 1.0)  # asks no socket
+    select.select([int(desk.links.socket.getsockopt(zmq.FD))], [], [], 1.0)  # asks no socket
     taken: list[Any] = []
     while len(taken) < 6:
         desk.mailbox.wake_at(0.0)  # as an actor does whose Tick takes longer than its interval

@@ -1,0 +1,122 @@
+"""When a leader begins its next round: of entries, or of a quorum's word that it still leads.
+
+A round costs every member the same messages and syncs, however much it carries. So what comes while
+one is under way waits for its end, as batches wait for the fdatasync of a single member: the busier
+the cluster, the more each round carries. Nothing waits for long, since a round may be slow for
+reasons that further rounds don't add to: distance, or a member that does not answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Final
+
+from actors.raft_outbox import Outbox
+from actors.raft_proposals import Proposals
+from actors.raft_reads import ReadsAsked
+from raft.messages import Message, MsgProp, MsgReadIndex
+from raft.raw_node import RawNode
+
+HOLD_SECONDS: Final = 0.005
+
+
+class Rounds:
+    """Rounds of one kind; each is over when what it is after is reached. Knows no clock."""
+
+    __slots__ = ("_goal", "until")
+
+    def __init__(self) -> None:
+        self._goal = 0
+        self.until = -inf
+        """When the next may begin even if the one before is not over (CLOCK_MONOTONIC)."""
+
+    def may_begin(self, reached: int, now: float) -> bool:
+        """Whether the round before is over, or takes too long to be waited for."""
+        return reached >= self._goal or now >= self.until
+
+    def begun(self, goal: int, now: float) -> None:
+        """A round is under way that is over when `goal` is reached."""
+        self._goal = goal
+        self.until = now + HOLD_SECONDS
+
+
+class Intake:
+    """What clients ask for, here and through other members, on its way into raft.
+
+    A member that does not lead holds nothing: raft passes it on.
+    """
+
+    def __init__(
+        self,
+        node: RawNode,
+        outbox: Outbox,
+        proposals: Proposals,
+        reads: ReadsAsked,
+        step: Callable[[Message], None],
+    ) -> None:
+        """`step(message)` steps what another member sent, refused or not."""
+        self._node = node
+        self._outbox = outbox
+        self._proposals = proposals
+        self._reads = reads
+        self._step = step
+        self._entry_rounds = Rounds()
+        self._read_rounds = Rounds()
+        self._props: list[MsgProp] = []
+        self._asked: list[MsgReadIndex] = []
+
+    def __len__(self) -> int:
+        return len(self._proposals) + len(self._props) + len(self._reads.new) + len(self._asked)
+
+    def forwarded(self, received: MsgProp | MsgReadIndex, now: float) -> None:
+        """Another member passes on what its clients ask for."""
+        if self._node.is_leader:
+            self._outbox.has_clients(received.from_, now)
+        if isinstance(received, MsgProp):
+            self._props.append(received)
+        else:
+            self._asked.append(received)
+
+    def take_up(self, now: float) -> tuple[int, float]:
+        """Give raft what may begin now.
+
+        Returns how many proposals were dropped for lack of room, and when to call again at the
+        latest; inf when nothing is held.
+        """
+        leads = self._node.is_leader
+        raft = self._node.raft
+        dropped, again = 0, inf
+        if self._proposals or self._props:
+            if not leads or self._entry_rounds.may_begin(raft.log.committed, now):
+                dropped = self._take_up_entries(now, leads=leads)
+            else:
+                again = self._entry_rounds.until
+        if self._reads.new or self._asked:
+            if not leads or self._read_rounds.may_begin(raft.read_only.confirmed, now):
+                self._take_up_reads(now)
+            else:
+                again = min(again, self._read_rounds.until)
+        return dropped, again
+
+    def _take_up_entries(self, now: float, *, leads: bool) -> int:
+        log = self._node.raft.log
+        before = log.last_index()
+        props, self._props = self._props, []
+        for prop in props:
+            self._step(prop)
+            if leads:
+                self._outbox.forwarded(prop.from_, log.last_index())
+        dropped = self._proposals.propose(self._node)
+        if leads and log.last_index() > before:
+            self._entry_rounds.begun(log.last_index(), now)
+        return dropped
+
+    def _take_up_reads(self, now: float) -> None:
+        asked, self._asked = self._asked, []
+        for request in asked:
+            self._step(request)
+        context = self._reads.round()
+        if context is not None:
+            self._node.read_index(context)
+        self._read_rounds.begun(self._node.raft.read_only.asked, now)

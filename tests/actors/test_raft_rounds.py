@@ -1,0 +1,158 @@
+"""What clients ask for waits for the round that is under way, and never for long."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+from actors.raft_proposals import Proposals
+from actors.raft_reads import ReadsAsked
+from actors.raft_rounds import HOLD_SECONDS, Intake, Rounds
+from raft.errors import ProposalDroppedError
+from raft.messages import Message, MsgProp, MsgReadIndex
+from raft.state import Entry
+
+NOW = 100.0
+SOON = NOW + HOLD_SECONDS / 2
+LATE = NOW + HOLD_SECONDS
+
+
+class Core:
+    """A raft core as far as it is asked here: its log grows by what is proposed."""
+
+    def __init__(self, *, leads: bool = True, refuses: bool = False) -> None:
+        self.is_leader = leads
+        self.refuses = refuses
+        self.raft = self.log = self.read_only = self
+        self.committed = self.last = 5
+        self.confirmed = self.asked = 0
+        self.proposed: list[bytes] = []
+        self.stepped: list[Message] = []
+
+    def last_index(self) -> int:
+        return self.last
+
+    def propose(self, datas: list[bytes]) -> None:
+        if self.refuses:
+            raise ProposalDroppedError
+        self.proposed += datas
+        self.last += len(datas)
+
+    def step(self, message: Message) -> None:
+        self.stepped.append(message)
+        if self.is_leader:
+            if isinstance(message, MsgProp):
+                self.last += len(message.entries)
+            else:
+                self.asked += 1
+
+    def read_index(self, context: bytes) -> None:
+        self.asked += 1
+
+
+class Desk:
+    """An intake, and what its outbox was told."""
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.proposals = Proposals()
+        self.reads = ReadsAsked()
+        self.has_clients_at: list[tuple[int, float]] = []
+        self.told: list[tuple[int, int]] = []
+        node: Any = core
+        outbox: Any = self
+        self.intake = Intake(node, outbox, self.proposals, self.reads, core.step)
+
+    def has_clients(self, member: int, now: float) -> None:
+        self.has_clients_at.append((member, now))
+
+    def forwarded(self, member: int, last_index: int) -> None:
+        self.told.append((member, last_index))
+
+
+def prop(member: int, *datas: bytes) -> MsgProp:
+    return MsgProp(1, member, 2, tuple(Entry(0, 0, data) for data in datas))
+
+
+def test_a_round_is_over_when_its_goal_is_reached_or_it_takes_too_long() -> None:
+    rounds = Rounds()
+    assert rounds.may_begin(0, NOW)
+
+    rounds.begun(7, NOW)
+
+    assert not rounds.may_begin(6, SOON)
+    assert rounds.may_begin(7, SOON)
+    assert rounds.may_begin(6, LATE)
+
+
+def test_proposals_wait_for_the_commit_of_those_before_and_leave_together() -> None:
+    desk = Desk(Core())
+    desk.proposals.add(b"a")
+    assert desk.intake.take_up(NOW) == (0, inf)
+    desk.proposals.add(b"b")
+    desk.intake.forwarded(prop(2, b"c", b"d"), SOON)
+
+    assert desk.intake.take_up(SOON) == (0, LATE)
+    assert len(desk.intake) == 2
+    assert desk.core.proposed == [b"a"]
+
+    desk.core.committed = 6
+    assert desk.intake.take_up(SOON) == (0, inf)
+
+    assert desk.core.stepped == [prop(2, b"c", b"d")]
+    assert desk.core.proposed == [b"a", b"b"]
+    assert desk.has_clients_at == [(2, SOON)]
+    assert desk.told == [(2, 8)]
+    assert not desk.intake
+
+
+def test_a_commit_that_does_not_come_holds_nobody_up_for_long() -> None:
+    desk = Desk(Core())
+    desk.proposals.add(b"a")
+    desk.intake.take_up(NOW)
+    desk.proposals.add(b"b")
+
+    assert desk.intake.take_up(LATE) == (0, inf)
+
+    assert desk.core.proposed == [b"a", b"b"]
+
+
+def test_reads_wait_for_the_confirmation_under_way_and_entries_do_not() -> None:
+    desk = Desk(Core())
+    desk.reads.note("gateway-0", 1)
+    assert desk.intake.take_up(NOW) == (0, inf)
+    desk.reads.note("gateway-0", 2)
+    desk.intake.forwarded(MsgReadIndex(1, 3, 2, b"theirs"), SOON)
+    desk.proposals.add(b"a")
+
+    assert desk.intake.take_up(SOON) == (0, LATE)
+    assert desk.core.asked == 1
+    assert desk.core.proposed == [b"a"]
+
+    desk.core.confirmed = 1
+    assert desk.intake.take_up(SOON) == (0, inf)
+
+    assert desk.core.asked == 3
+    assert not desk.intake
+
+
+def test_who_does_not_lead_passes_everything_on_at_once() -> None:
+    desk = Desk(Core(leads=False))
+    for data in (b"a", b"b"):
+        desk.proposals.add(data)
+        desk.intake.forwarded(prop(2, data), NOW)
+        desk.intake.forwarded(MsgReadIndex(1, 3, 2, data), NOW)
+        assert desk.intake.take_up(NOW) == (0, inf)
+
+    assert desk.core.proposed == [b"a", b"b"]
+    assert len(desk.core.stepped) == 4
+    assert desk.has_clients_at == []
+
+
+def test_without_a_leader_proposals_wait() -> None:
+    desk = Desk(Core(leads=False, refuses=True))
+    desk.proposals.add(b"a")
+
+    assert desk.intake.take_up(NOW) == (0, inf)
+
+    assert len(desk.intake) == 1
