@@ -46,5 +46,15 @@ class ReadsAsked:
         return context
 
     def answered(self, context: bytes) -> Mapping[str, int]:
-        """Return who waits for a context: gateway and read id."""
-        return self._asked.pop(context, {})
+        """Return who waits for a context: gateway and read id.
+
+        An index confirmed for it is as good for all that was asked before it, whose answers may
+        have been lost with a leader.
+        """
+        asked: dict[str, int] = {}
+        if context in self._asked:
+            for older in list(self._asked):
+                asked |= self._asked.pop(older)
+                if older == context:
+                    break
+        return asked

@@ -44,7 +44,8 @@ class Rounds:
 class Intake:
     """What clients ask for, here and through other members, on its way into raft.
 
-    A member that does not lead holds nothing: raft passes it on.
+    A member that does not lead passes on what it gets, but asks its leader for one read index at a
+    time, as etcd does.
     """
 
     def __init__(
@@ -93,8 +94,10 @@ class Intake:
             else:
                 again = self._entry_rounds.until
         if self._reads.new or self._asked:
-            if not leads or self._read_rounds.may_begin(raft.read_only.confirmed, now):
-                self._take_up_reads(now)
+            # Who does not lead knows of its own reads alone: 0 of a goal of 1 while one is asked.
+            over = raft.read_only.confirmed if leads else int(not len(self._reads))
+            if self._read_rounds.may_begin(over, now):
+                self._take_up_reads(now, leads=leads)
             else:
                 again = min(again, self._read_rounds.until)
         return dropped, again
@@ -112,11 +115,11 @@ class Intake:
             self._entry_rounds.begun(log.last_index(), now)
         return dropped
 
-    def _take_up_reads(self, now: float) -> None:
+    def _take_up_reads(self, now: float, *, leads: bool) -> None:
         asked, self._asked = self._asked, []
         for request in asked:
             self._step(request)
         context = self._reads.round()
         if context is not None:
             self._node.read_index(context)
-        self._read_rounds.begun(self._node.raft.read_only.asked, now)
+        self._read_rounds.begun(self._node.raft.read_only.asked if leads else 1, now)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from actors.messages import AppliedTo, Durable, Propose, ReadIndex
+from actors.messages import AppliedTo, Durable, Propose
 from actors.raft_log import MEMORY_BYTES_MAX, TAIL_BYTES
 from actors.raft_node import RaftNode
-from actors.raft_reads import READS_ASKED_MAX
 from tests.actors.boards import context, make_board
 from transport.mailbox import Flush
 
@@ -74,19 +73,6 @@ def test_a_configuration_whose_applied_notice_died_with_a_raft_node_is_taken_up(
     assert second.stats()["role"] == "StateLeader"
     assert second.stats()["applied_index"] == 1
     stop(second)
-
-
-def test_reads_asked_without_a_leader_are_forgotten_in_the_end(tmp_path: Path) -> None:
-    make_board(tmp_path)
-    node, sent = start(tmp_path, 1)
-
-    for number in range(READS_ASKED_MAX + 10):
-        node.read_index(ReadIndex("gateway-0", number))
-        node.flush(Flush())
-
-    assert len(node._reads) == READS_ASKED_MAX
-    assert sent == []
-    stop(node)
 
 
 def test_a_log_too_big_for_memory_keeps_its_newest_entries_for_those_behind(

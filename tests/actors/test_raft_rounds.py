@@ -6,7 +6,7 @@ from math import inf
 from typing import Any
 
 from actors.raft_proposals import Proposals
-from actors.raft_reads import ReadsAsked
+from actors.raft_reads import READS_ASKED_MAX, ReadsAsked
 from actors.raft_rounds import HOLD_SECONDS, Intake, Rounds
 from raft.errors import ProposalDroppedError
 from raft.messages import Message, MsgProp, MsgReadIndex
@@ -27,6 +27,7 @@ class Core:
         self.committed = self.last = 5
         self.confirmed = self.asked = 0
         self.proposed: list[bytes] = []
+        self.contexts: list[bytes] = []
         self.stepped: list[Message] = []
 
     def last_index(self) -> int:
@@ -47,6 +48,7 @@ class Core:
                 self.asked += 1
 
     def read_index(self, context: bytes) -> None:
+        self.contexts.append(context)
         self.asked += 1
 
 
@@ -136,17 +138,43 @@ def test_reads_wait_for_the_confirmation_under_way_and_entries_do_not() -> None:
     assert not desk.intake
 
 
-def test_who_does_not_lead_passes_everything_on_at_once() -> None:
+def test_who_does_not_lead_passes_proposals_on_at_once() -> None:
     desk = Desk(Core(leads=False))
     for data in (b"a", b"b"):
         desk.proposals.add(data)
         desk.intake.forwarded(prop(2, data), NOW)
-        desk.intake.forwarded(MsgReadIndex(1, 3, 2, data), NOW)
         assert desk.intake.take_up(NOW) == (0, inf)
 
     assert desk.core.proposed == [b"a", b"b"]
-    assert len(desk.core.stepped) == 4
+    assert desk.core.stepped == [prop(2, b"a"), prop(2, b"b")]
     assert desk.has_clients_at == []
+
+
+def test_who_does_not_lead_asks_for_one_read_index_at_a_time() -> None:
+    desk = Desk(Core(leads=False))
+    desk.reads.note("gateway-0", 1)
+    assert desk.intake.take_up(NOW) == (0, inf)
+    (context,) = desk.core.contexts
+    desk.reads.note("gateway-0", 2)
+    desk.reads.note("gateway-1", 1)
+
+    assert desk.intake.take_up(SOON) == (0, LATE)
+    assert desk.core.contexts == [context]
+
+    assert desk.reads.answered(context) == {"gateway-0": 1}
+    assert desk.intake.take_up(SOON) == (0, inf)
+    assert desk.reads.answered(desk.core.contexts[1]) == {"gateway-0": 2, "gateway-1": 1}
+
+
+def test_a_leader_that_does_not_answer_is_asked_again() -> None:
+    desk = Desk(Core(leads=False))
+    desk.reads.note("gateway-0", 1)
+    desk.intake.take_up(NOW)
+    desk.reads.note("gateway-0", 2)
+
+    desk.intake.take_up(LATE)
+
+    assert len(desk.core.contexts) == 2
 
 
 def test_without_a_leader_proposals_wait() -> None:
@@ -156,3 +184,31 @@ def test_without_a_leader_proposals_wait() -> None:
     assert desk.intake.take_up(NOW) == (0, inf)
 
     assert len(desk.intake) == 1
+
+
+def test_an_answer_is_one_to_all_that_was_asked_before() -> None:
+    reads = ReadsAsked()
+    contexts = []
+    for gateway, read_id in (
+        ("gateway-0", 1),
+        ("gateway-1", 7),
+        ("gateway-0", 2),
+        ("gateway-0", 3),
+    ):
+        reads.note(gateway, read_id)
+        contexts.append(reads.round() or b"")
+
+    assert reads.answered(contexts[2]) == {"gateway-0": 2, "gateway-1": 7}
+    assert reads.answered(contexts[0]) == {}
+    assert reads.answered(b"grant") == {}
+    assert len(reads) == 1
+
+
+def test_reads_that_nobody_answers_are_forgotten_in_the_end() -> None:
+    reads = ReadsAsked()
+
+    for number in range(READS_ASKED_MAX + 10):
+        reads.note("gateway-0", number)
+        reads.round()
+
+    assert len(reads) == READS_ASKED_MAX
