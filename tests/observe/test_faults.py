@@ -18,7 +18,7 @@ import pytest
 from actors.faults import ActorFaults, Fault, InjectedFaultError
 from actors.messages import Apply
 from actors.wire import WIRE
-from control import crash, explain, fault, peek, top
+from control import explain, fault, top
 from control.__main__ import run
 from control.observe import MemberView, ObserveError
 from control.run_directory import find_run_directory
@@ -27,7 +27,6 @@ from supervisor.faults import RootFaults
 from supervisor.stuck import is_stopped
 from tests.client import Client
 from tests.member import Member
-from tests.observe.test_member import open_verdict
 from tests.supervisor.toys import eventually
 from transport.counters import Cell
 
@@ -98,48 +97,6 @@ def test_a_frozen_actor_thaws_by_itself(view: MemberView, client: Client) -> Non
     assert view.sample("applier").state == "frozen"
     assert put(client) > 0.2
     assert incarnation(view, "applier") == before
-
-
-@pytest.mark.e2e
-def test_a_flood_of_a_suspended_actor_is_shown_exactly(view: MemberView) -> None:
-    fault.inject(view, "suspend", "compactor", **{"for": 30.0})
-    eventually(lambda: view.sample("compactor").doing == "local message", "it is suspended")
-    before, dropped = view.edge("applier", "compactor"), view.sample("compactor").dropped
-
-    fault.inject(view, "flood", "applier:compactor", count=700)
-    eventually(lambda: view.edge("applier", "compactor").sent == before.sent + 700, "all is sent")
-
-    during = view.edge("applier", "compactor")
-    assert during.depth == before.depth + 700
-    assert view.sample("compactor").dropped == dropped
-    assert {one.type for one in view.waiting("compactor")} >= {"Noise"}
-    fault.inject(view, "resume", "compactor")
-    eventually(lambda: view.sample("compactor").depth == 0, "it has handled all")
-    assert view.edge("applier", "compactor").handled == before.handled + before.depth + 700
-
-
-@pytest.mark.e2e
-def test_a_busy_loop_is_shown_and_then_killed_with_a_report(
-    view: MemberView, client: Client, member: Member
-) -> None:
-    before = incarnation(view, "applier")
-    fault.inject(view, "hang", "applier", **{"for": 60.0})
-    eventually(lambda: view.sample("applier").doing_seconds > 0.2, "it hangs")
-    client.answer(pb.PutRequest(key=b"a"), timeout=0.3)
-
-    found = peek.peek(view, "applier")
-    verdict = open_verdict(view)
-
-    assert found["actor"]["doing"] == "local message"
-    assert found["waiting"]["raft-node"] > 0
-    assert "waiting in applier's mailbox behind local message, running for" in verdict
-    until_again(view, "applier", before, "hang")
-    put(client)
-    folder = crash.crash_directory(Path(member.data_dir))
-    report = crash.load(folder, "last")
-    assert report["stuck_seconds"] > 1.0
-    assert report["doing"] == "local message"
-    assert "in suffer" in report["traceback"]
 
 
 @pytest.mark.e2e
