@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from actors.messages import Noise
+from actors.observing import FLUSH_TAG
 from actors.wire import WIRE
 from raft.message import message
 from transport.edge_faults import VERBS, EdgeFaults, Rule
@@ -34,7 +35,10 @@ FLOOD_STEP: Final = 256
 SLOW_SECONDS_MAX: Final = 1.0
 DELAY_SECONDS_MAX: Final = 60.0
 SLOW_ONE_IN: Final = 50
-"""Of so many messages one is slow when a p99 was ordered: twice as many as lie above it."""
+"""Of so many messages one is slow when a p99 was ordered: twice as many as lie above it.
+
+Of other actors' messages: a Flush or Tick is no part of the work that is shown.
+"""
 REFUSED: Final = "start the member with --enable-faults"
 _TAGS: Final = {cls.__name__: tag for tag, cls in WIRE.items()}
 
@@ -186,7 +190,7 @@ class ActorFaults:
         if tag == self._hang_tag and now < self._hang_until:
             until, self._hang_until = self._hang_until, 0.0
             self._loop(until)
-        if now < self._slow_until:
+        if now < self._slow_until and (tag < FLUSH_TAG or self._slow_one_in == 1):
             if self._slow_seen % self._slow_one_in == 0:
                 time.sleep(self._slow_seconds)
             self._slow_seen += 1

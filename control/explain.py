@@ -158,6 +158,8 @@ class Explainer:
                 way.to(APPLIER, "in the mailbox", taken.time_ns)
                 where = (APPLIER, "at work")
                 synced = self._synced_ns(apply)
+                if answer is not None:  # the word on the board came before that Flush was over
+                    synced = min(synced, answer.time_ns)
                 if synced >= self._now:
                     where = (RAFT_NODE, SYNCING)
                 elif synced > taken.time_ns:

@@ -163,6 +163,17 @@ def test_a_sync_that_an_apply_was_sent_ahead_of_is_the_raft_nodes(story: Story) 
     assert one["verdict"] == "253.5 ms: 248.5 ms in raft-node, syncing the log"
 
 
+def test_a_sync_whose_flush_goes_on_after_the_answer_is_told_too(story: Story) -> None:
+    sent_ahead(story)
+    story.sent("applier", "gateway-0", Applied, 252, 41, 3)
+    story.handled("gateway-0", "applier", Applied, 253, 41, 3, wait=1, work=0.5)
+    board = story.paper.board
+    board.set("raft-node", Cell.SINCE_NS, story.began + round(1.5 * MS))
+    board.set("raft-node", Cell.TAG, FLUSH)
+
+    assert str(story.explained()["verdict"]).endswith("249.0 ms in raft-node, syncing the log")
+
+
 def test_a_sync_that_goes_on_is_told_as_such(story: Story) -> None:
     sent_ahead(story)
     board = story.paper.board

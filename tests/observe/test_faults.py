@@ -17,6 +17,7 @@ import pytest
 
 from actors.faults import ActorFaults, Fault, InjectedFaultError
 from actors.messages import Apply
+from actors.observing import FLUSH_TAG
 from actors.wire import WIRE
 from control import explain, fault, top
 from control.__main__ import run
@@ -255,6 +256,7 @@ def test_a_p99_slows_one_message_of_fifty(monkeypatch: pytest.MonkeyPatch) -> No
     assert faults.order({"verb": "slow", "p99_ms": 300}) == {"for": 10.0, "p99_ms": 300.0}
     for _ in range(1000):
         faults.before(APPLY)
+        faults.before(FLUSH_TAG)
 
     assert slept == [0.3] * 20
     faults.order({"verb": "slow", "ms": 5})
