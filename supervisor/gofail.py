@@ -3,7 +3,7 @@
 Only with GOFAIL_HTTP (host:port, served by root; without a host on loopback alone) or
 GOFAIL_FAILPOINTS (`name=terms;name=terms`) in the environment; actors.failpoints has the points and
 acts. Status codes and texts are gofail's (runtime/http.go): GET / lists `name=terms` lines, GET
-/name and GET /name/count tell, PUT /name activates, PUT /failpoints many at once, DELETE /name ends.
+/name and GET /name/count tell, PUT /name activates, PUT /failpoints many, DELETE /name ends one.
 """
 
 from __future__ import annotations
