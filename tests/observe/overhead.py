@@ -32,6 +32,7 @@ from tests.member import Member
 from transport.counters import Cell
 
 IN_FLIGHT = 100
+TRIES = 20
 PROC = Path("/proc")
 Rest = Callable[[float], None]
 
@@ -57,13 +58,19 @@ def switch(view: MemberView, *, on: bool) -> None:
 
 
 def measure(view: MemberView, pids: list[int], seconds: float, rest: Rest) -> float:
-    """Return CPU microseconds per put over some seconds, which are passed in `rest`."""
+    """Return CPU microseconds per put over some seconds, which are passed in `rest`.
+
+    Again if nothing was put meanwhile: the load has not begun, or the machine was elsewhere.
+    """
     word = Cell.METRICS + ApplierMetric.PUTS
-    puts, cpu = view.board.get("applier", word), cpu_ns(pids)
-    rest(seconds)
-    spent = spent_ns(cpu, cpu_ns(pids))
-    puts = view.board.get("applier", word) - puts
-    return spent / 1000 / puts
+    for _ in range(TRIES):
+        puts, cpu = view.board.get("applier", word), cpu_ns(pids)
+        rest(seconds)
+        spent = spent_ns(cpu, cpu_ns(pids))
+        puts = view.board.get("applier", word) - puts
+        if puts:
+            return spent / 1000 / puts
+    raise RuntimeError(f"no put in {TRIES} times {seconds:g} s")
 
 
 def measure_tapped(view: MemberView, pids: list[int], seconds: float) -> tuple[float, int, int]:
@@ -81,7 +88,7 @@ def measure_tapped(view: MemberView, pids: list[int], seconds: float) -> tuple[f
                     time.sleep(POLL_SECONDS)
 
         while not shown:  # until the first message has come the tap is not known to be open
-            read(POLL_SECONDS)
+            read(POLL_SECONDS)  # the raft node is never quiet for long: it sends grants
         shown = 0
         cost = measure(view, pids, seconds, read)
         return cost, shown, reader.dropped
@@ -137,7 +144,7 @@ def main() -> int:
         )
         try:
             view = MemberView(find_run_directory(str(member.data_dir), os.environ, ""))
-            time.sleep(2.0)
+            measure(view, member.pids(), 2.0, time.sleep)  # until the load has begun
             found = alternate(view, member.pids(), options.alternations, tap=options.tap)
         finally:
             load.terminate()
