@@ -1,6 +1,6 @@
 PYTHON ?= python3
 
-.PHONY: install test slow lint format proto mutants sim
+.PHONY: install test slow lint format proto sim
 
 install:        ## this checkout with everything needed to work on it
 	$(PYTHON) -m pip install -e '.[dev]'

@@ -92,7 +92,7 @@ class Actor(pykka.ThreadingActor):
             correlations=CORRELATIONS,
         )
         self.observer = Observer(self.links, self.board, context.name)
-        self.slow_seconds = 0.0
+        self.troubled = False
         failpoints.arm(context.run_dir, self.note_progress)
         self.faults = ActorFaults(self, enabled=bool(context.config.get("enable_faults")))
         super().__init__()
@@ -130,8 +130,8 @@ class Actor(pykka.ThreadingActor):
         words[block + Cell.SINCE_NS] = began = time.monotonic_ns()
         words[block + Cell.TAG] = tag = _tag_of(message)
         slot = observer.begins(message, tag, began)
-        if self.slow_seconds:
-            self.faults.be_slow()
+        if self.troubled:
+            self.faults.before(tag)
         handler(message)
         observer.ends(slot, tag, began)
         if tag == TICK_TAG:

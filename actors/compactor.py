@@ -127,8 +127,15 @@ class Compactor(Actor):
         return self._grant.deadline_ns + NANOSECONDS // 10 > now
 
     def stats(self) -> dict[str, Any]:
-        """Return the job at hand."""
-        return {"pruning": self._work, "pruned_keys": self._pruned, "leader": self._leads()}
+        """Return the job at hand, and what is decided here: mode, seconds until the next run."""
+        due = self._policy.next_run if self._policy is not None and self._leads() else None
+        return {
+            "pruning": self._work,
+            "pruned_keys": self._pruned,
+            "leader": self._leads(),
+            "mode": self._policy.mode if self._policy is not None else "off",
+            "next_run_seconds": None if due is None else round(max(0.0, due - time.monotonic()), 3),
+        }
 
 
 def main(context: ActorContext) -> None:

@@ -261,7 +261,6 @@ class MemberCollector(Collector):
             ("trouped_edge_sent", "Messages of the living stream.", Edge.SENT),
             ("trouped_edge_items", "Requests in messages sent.", Edge.SENT_ITEMS),
             ("trouped_edge_dropped", "Messages dropped by the sender.", Edge.DROPPED),
-            ("trouped_edge_lost", "Messages of dead streams.", Edge.LOST),
             ("trouped_edge_gaps", "Gaps seen by the receiver.", Edge.GAPS),
         ):
             family = CounterMetricFamily(name, text, labels=("from", "to"))
@@ -271,6 +270,14 @@ class MemberCollector(Collector):
                     if value:
                         family.add_metric((sender, receiver), value)
             yield family
+        lost = CounterMetricFamily(
+            "trouped_edge_lost", "Messages of dead streams.", labels=("from", "to")
+        )
+        for sender in board.names:
+            for receiver in board.names:
+                if value := board.lost(sender, receiver):
+                    lost.add_metric((sender, receiver), value)
+        yield lost
 
 
 def code_name(code: int) -> str:

@@ -2,7 +2,7 @@
 
 Orders come by the control mailbox. What has to happen on the actor's own thread goes into its
 mailbox as a Fault; edges are broken in transport.edge_faults. Every fault ends by itself, after
-FOR_SECONDS unless the order says `for`.
+FOR_SECONDS unless the order says `for`, and at most after FOR_SECONDS_MAX.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import mmap
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from actors.messages import Noise
+from actors.observing import FLUSH_TAG
 from actors.wire import WIRE
 from raft.message import message
 from transport.edge_faults import VERBS, EdgeFaults, Rule
@@ -29,11 +30,46 @@ HOG_BYTES: Final = 256 << 20
 HOG_BYTES_MAX: Final = 64 << 30
 HOG_STEP_BYTES: Final = 4 << 20
 NOISE_BYTES: Final = 100
+FLOOD_STEP: Final = 256
+"""A flooding actor says that it lives after so many messages."""
 SLOW_SECONDS_MAX: Final = 1.0
+DELAY_SECONDS_MAX: Final = 60.0
 SLOW_ONE_IN: Final = 50
-"""Of so many messages one is slow when a p99 was ordered: twice as many as lie above it."""
+"""Of so many messages one is slow when a p99 was ordered: twice as many as lie above it.
+
+Of other actors' messages: a Flush or Tick is no part of the work that is shown.
+"""
 REFUSED: Final = "start the member with --enable-faults"
 _TAGS: Final = {cls.__name__: tag for tag, cls in WIRE.items()}
+
+
+class BadFaultError(ValueError):
+    """An order that makes no sense; the text says why."""
+
+
+def seconds_of(request: Mapping[str, Any]) -> float:
+    """Return how long an order's fault lasts. Raises BadFaultError."""
+    given = request.get("for")
+    seconds = FOR_SECONDS if given is None else float(given)
+    if not 0 < seconds <= FOR_SECONDS_MAX:
+        raise BadFaultError(f"a fault lasts between 0 and {FOR_SECONDS_MAX:g} s, not {seconds:g} s")
+    return seconds
+
+
+def number_of(request: Mapping[str, Any], name: str, default: float, most: float) -> float:
+    """Return a number of an order, above 0 and at most `most`. Raises BadFaultError."""
+    given = request.get(name)
+    number = default if given is None else float(given)
+    if not 0 < number <= most:
+        raise BadFaultError(f"{name} must be above 0 and at most {most:g}, not {number:g}")
+    return number
+
+
+def _tag_of(request: Mapping[str, Any]) -> int:
+    kind = request.get("type") or ""
+    if kind and kind not in _TAGS:
+        raise BadFaultError(f"no such message: {kind!r}")
+    return _TAGS[kind] if kind else 0
 
 
 class InjectedFaultError(Exception):
@@ -54,7 +90,8 @@ class Victim(Protocol):
     """What a fault is done to: actors.base.Actor."""
 
     links: Links
-    slow_seconds: float
+    troubled: bool
+    """Whether `ActorFaults.before` wants to be called before each message."""
 
     def inject(self, message: Any) -> None:
         """Queue a local message; any thread may."""
@@ -95,13 +132,16 @@ class ActorFaults:
         self._enabled = enabled
         self._resumed = threading.Event()
         self._let_go = threading.Event()
+        self._hang_until = 0.0
+        self._hang_tag = 0
         self._slow_until = 0.0
+        self._slow_seconds = 0.0
         self._slow_one_in = 1
         self._slow_seen = 0
         self._verbs: dict[str, Callable[[dict[str, Any], float], dict[str, Any]]] = {
             "crash": self._crash,
             "suspend": self._suspend,
-            "hang": self._suffered,
+            "hang": self._hang,
             "resume": self._resume,
             "slow": self._slow,
             "flood": self._flood,
@@ -117,10 +157,10 @@ class ActorFaults:
         verb = self._verbs.get(str(request.get("verb")))
         if verb is None:
             return {"error": f"no such fault: {request.get('verb')!r}"}
-        seconds = float(request.get("for") or FOR_SECONDS)
-        if not 0 < seconds <= FOR_SECONDS_MAX:
-            return {"error": f"a fault lasts between 0 and {FOR_SECONDS_MAX:g} s, not {seconds:g}"}
-        return verb(request, seconds)
+        try:
+            return verb(request, seconds_of(request))
+        except BadFaultError as error:
+            return {"error": str(error)}
 
     def suffer(self, fault: Fault) -> None:
         """Carry out what must happen on the actor's own thread."""
@@ -131,21 +171,33 @@ class ActorFaults:
             while time.monotonic() < until and not self._resumed.wait(0.02):
                 self._victim.note_progress()
         elif fault.verb == "hang":
-            while time.monotonic() < until:
-                pass
+            self._loop(until)
         elif fault.verb == "flood":
             noise = Noise(b"\0" * NOISE_BYTES)
-            for _ in range(fault.count):
+            for number in range(fault.count):
+                if number % FLOOD_STEP == 0:
+                    if self._resumed.is_set():
+                        break
+                    self._victim.note_progress()
                 self._victim.links.send(fault.to, noise)
 
-    def be_slow(self) -> None:
-        """Wait before a message, as long as that was ordered; for a p99 before one of a few."""
-        if time.monotonic() >= self._slow_until:
-            self._victim.slow_seconds = 0.0
+    def before(self, tag: int) -> None:
+        """Do what was ordered for messages of `tag`, at the beginning of such a one's handler."""
+        now = time.monotonic()
+        if now >= max(self._slow_until, self._hang_until):
+            self._victim.troubled = False
             return
-        if self._slow_seen % self._slow_one_in == 0:
-            time.sleep(self._victim.slow_seconds)
-        self._slow_seen += 1
+        if tag == self._hang_tag and now < self._hang_until:
+            until, self._hang_until = self._hang_until, 0.0
+            self._loop(until)
+        if now < self._slow_until and (tag < FLUSH_TAG or self._slow_one_in == 1):
+            if self._slow_seen % self._slow_one_in == 0:
+                time.sleep(self._slow_seconds)
+            self._slow_seen += 1
+
+    def _loop(self, until: float) -> None:
+        while time.monotonic() < until and not self._resumed.is_set():
+            pass
 
     # --- orders -----------------------------------------------------------------------------------
 
@@ -164,26 +216,38 @@ class ActorFaults:
         self._resumed.clear()
         return self._suffered(request, seconds)
 
+    def _hang(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """Loop at once; or, given a type, when the next such message comes."""
+        tag = _tag_of(request)
+        self._resumed.clear()
+        if not tag:
+            return self._suffered(request, seconds)
+        self._hang_tag = tag
+        self._hang_until = time.monotonic() + seconds
+        self._victim.troubled = True
+        return {"for": seconds, "type": request["type"]}
+
     def _resume(self, _: dict[str, Any], __: float) -> dict[str, Any]:
+        self._hang_until = 0.0
         self._resumed.set()
         return {}
 
     def _slow(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
-        p99 = request.get("p99_ms")
-        if p99 is not None and not 0 < float(p99) <= SLOW_SECONDS_MAX * 1000:
-            return {"error": f"a p99 is at most {SLOW_SECONDS_MAX:g} s, and above 0"}
-        wait = float(request.get("ms") or 10.0) if p99 is None else float(p99)
+        name = "ms" if request.get("p99_ms") is None else "p99_ms"
+        wait = number_of(request, name, 10.0, SLOW_SECONDS_MAX * 1000)
         self._slow_until = time.monotonic() + seconds
-        self._slow_one_in = 1 if p99 is None else SLOW_ONE_IN
+        self._slow_one_in = 1 if name == "ms" else SLOW_ONE_IN
         self._slow_seen = 0
-        self._victim.slow_seconds = min(SLOW_SECONDS_MAX, wait / 1000)
-        return {"for": seconds, "ms" if p99 is None else "p99_ms": self._victim.slow_seconds * 1000}
+        self._slow_seconds = wait / 1000
+        self._victim.troubled = True
+        return {"for": seconds, name: wait}
 
     def _flood(self, request: dict[str, Any], _: float) -> dict[str, Any]:
-        to = str(request.get("to"))
-        if not self._victim.links.has(to):
-            return {"error": f"{to!r} is no neighbour"}
-        count = min(FLOOD_MAX, int(request.get("count") or FLOOD_COUNT))
+        to = self._neighbour(request)
+        if not to:
+            raise BadFaultError("a flood needs a receiver: FROM:TO")
+        count = int(number_of(request, "count", FLOOD_COUNT, FLOOD_MAX))
+        self._resumed.clear()
         self._victim.inject(Fault("flood", to=to, count=count))
         return {"count": count}
 
@@ -200,27 +264,31 @@ class ActorFaults:
         self._let_go.set()
         self._let_go = threading.Event()
         self._resumed.set()
-        self._slow_until = 0.0
+        self._hang_until = self._slow_until = 0.0
         faults = self._victim.links.faults
         if faults is not None:
             faults.rules = ()
         return {}
 
     def _edge(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
-        kind = request.get("type") or ""
-        if kind and kind not in _TAGS:
-            return {"error": f"no such message: {kind!r}"}
         links = self._victim.links
         now = time.monotonic()
         rule = Rule(
             verb=request["verb"],
-            receiver=str(request.get("to") or ""),
-            tag=_TAGS[kind] if kind else 0,
+            receiver=self._neighbour(request),
+            tag=_tag_of(request),
             until=now + seconds,
-            ratio=float(request.get("ratio") or 1.0),
-            seconds=float(request.get("ms") or 100.0) / 1000,
+            ratio=number_of(request, "ratio", 1.0, 1.0),
+            seconds=number_of(request, "ms", 100.0, DELAY_SECONDS_MAX * 1000) / 1000,
         )
         faults = links.faults or EdgeFaults(time.monotonic, random.SystemRandom().random)
         faults.rules = (*(old for old in faults.rules if old.until > now), rule)
         links.faults = faults
         return {"for": seconds}
+
+    def _neighbour(self, request: dict[str, Any]) -> str:
+        """Return the other end of an edge, "" for all. Raises BadFaultError."""
+        to = str(request.get("to") or "")
+        if to and not self._victim.links.has(to):
+            raise BadFaultError(f"{to!r} is no neighbour of this actor")
+        return to

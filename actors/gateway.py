@@ -71,6 +71,7 @@ START_SECONDS: Final = 0.002
 UNAPPLIED_MAX: Final = 5000
 DRAIN_SECONDS: Final = 0.8
 OPENING_SECONDS: Final = 0.2
+CURSORS_SHOWN: Final = 5
 
 
 class Gateway(LoopActor):
@@ -514,7 +515,12 @@ class Gateway(LoopActor):
             "session": f"{self._session:x}",
             "leader": f"{self._status.raft(RaftMetric.LEADER):x}",
             "connections": self._server.connections,
-            "watchers": {"all": len(self._hub), "behind": self._hub.slow},
+            "watch_streams": self.board.get(self.name, Cell.METRICS + GatewayMetric.WATCH_STREAMS),
+            "watchers": {
+                "all": len(self._hub),
+                "behind": self._hub.slow,
+                "slowest": self._hub.slowest(CURSORS_SHOWN),
+            },
         }
 
 

@@ -50,6 +50,7 @@ from transport.lanes import Lane
 from transport.links import Welcome
 from transport.mailbox import Flush, Tick
 
+EXPIRIES_SHOWN: Final = 5
 STALL_NS: Final = SECOND_NS // 2
 MISSED_NS: Final = SECOND_NS // 4
 
@@ -344,7 +345,8 @@ class LessorActor(Actor):
         self.send("raft-node", Propose(session=0, first_id=0, count=count, batch=batch), count)
 
     def stats(self) -> dict[str, Any]:
-        """Return the grant and what the clocks are."""
+        """Return the grant, what the clocks are, and which run out next."""
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         return {
             "term": self._grant.term,
             "deadline_ns": self._grant.deadline_ns,
@@ -353,6 +355,10 @@ class LessorActor(Actor):
             "synced_index": self._synced,
             "renewed": self._core.renewed,
             "expired": self._core.expired,
+            "next_expiries": [
+                {"lease": f"{clock.id:x}", "seconds": round((clock.expiry - now) / 1e9, 3)}
+                for clock in self._core.next_expiries(EXPIRIES_SHOWN)
+            ],
         }
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors.base import Actor, handles, run
+from actors.faults import DELAY_SECONDS_MAX, BadFaultError, number_of, seconds_of
 from actors.messages import PeerLinks, PeerMessages, PeerReceived, PeersChanged
 from actors.metrics import PEER_SLOTS, PeerMetric, RaftMetric, TransportMetric
 from storage.database import exists
@@ -88,9 +89,17 @@ class Transport(Actor):
             ),
             "pause": self._fault(lambda _: {"paused": True}),
             "resume": self._fault(lambda _: {"paused": False}),
-            "delay": self._fault(lambda request: {"delay_seconds": float(request["seconds"])}),
-            "drop": self._fault(lambda request: {"drop_ratio": float(request["ratio"])}),
-            "duplicate": self._fault(lambda request: {"duplicate_ratio": float(request["ratio"])}),
+            "delay": self._fault(
+                lambda request: {
+                    "delay_seconds": number_of(request, "seconds", 0.1, DELAY_SECONDS_MAX)
+                }
+            ),
+            "drop": self._fault(
+                lambda request: {"drop_ratio": number_of(request, "ratio", 1.0, 1.0)}
+            ),
+            "duplicate": self._fault(
+                lambda request: {"duplicate_ratio": number_of(request, "ratio", 1.0, 1.0)}
+            ),
             "mend": self._fault(lambda _: None),
         }
 
@@ -248,19 +257,24 @@ class Transport(Actor):
         """Return a handler that changes the fault of links.
 
         A request may name `peer` (member id as a number or in hexadecimal, or a name; all peers
-        without) and `for` (seconds, for ever without). A change of None mends.
+        without) and `for` (seconds, as for every fault). A change of None mends.
         """
 
         def handle(request: dict[str, Any]) -> dict[str, Any]:
             if not self.context.config.get("enable_faults"):
                 raise FaultsDisabledError("start the member with --enable-faults")
             peers = self._peers
-            if peers is None:
-                raise LookupError("no links yet")
-            fields = change(request)
             now = time.monotonic()
-            if fields is not None and request.get("for"):
-                fields["until"] = now + float(request["for"])
+            try:
+                fields = change(request)
+                if fields and any(fields.values()):
+                    fields["until"] = now + seconds_of(request)
+            except BadFaultError as error:
+                return {"error": str(error)}
+            if peers is None:
+                if fields is None:
+                    return {"peers": []}
+                raise LookupError("no links yet")
             chosen = peers.find(request.get("peer"))
             for peer in chosen:
                 if fields is None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, Final
 
 from actors import failpoints
@@ -23,6 +24,7 @@ from storage.events import EventReader
 
 FUTURE_SPARE: Final = 64
 LIVE_STEPS: Final = 2
+PARKED_LOOKED_AT: Final = 256
 
 
 class WatchHub:
@@ -62,6 +64,19 @@ class WatchHub:
     def slow(self) -> int:
         """How many watchers are behind."""
         return len(self._all) - len(self._synced.index) - len(self._future) + self._gone
+
+    def slowest(self, count: int) -> list[dict[str, Any]]:
+        """Return where the furthest behind are in the history, and how many. Any thread may ask.
+
+        Cursors that read on, and clients that do not read (at most PARKED_LOOKED_AT of these).
+        """
+        found = [(run.next, len(run.index), "reading") for run in list(self._runs.values())]
+        for parked in islice(tuple(self._parked.values()), PARKED_LOOKED_AT):
+            found.append((min(each.next for each in parked), len(parked), "not read"))
+        return [
+            {"next": place, "behind": self.revision + 1 - place, "watchers": watchers, "why": why}
+            for place, watchers, why in sorted(found)[:count]
+        ]
 
     # --- watchers -----------------------------------------------------------------------------
 

@@ -265,7 +265,12 @@ def _fault(view: MemberView, arguments: argparse.Namespace) -> int:
         **{"for": arguments.seconds},
     )
     _show(arguments, found, json.dumps(found))
-    return 0
+    silent = [
+        name for name, answer in found.items() if isinstance(answer, dict) and "error" in answer
+    ]
+    if silent:
+        print(f"troupectl: not healed: {', '.join(silent)}", file=sys.stderr)
+    return 1 if silent else 0
 
 
 def _crash(view: MemberView, arguments: argparse.Namespace) -> int:

@@ -3,8 +3,10 @@
 Nothing is measured for it: everything is read from the flight recorders of all actors, also of the
 stuck and the dead. A batch of requests is followed from its gateway's Propose (by the number of its
 first request) to the raft node (by the sequence on the edge), to the first Apply sent after that,
-to the applier's Applied that names the batch, and back. Reads by their ReadIndex. So a recorder
-that holds RECORDS messages explains about the last hundred batches.
+to the applier's Applied that names the batch, and back. An only voter's Apply leaves before the log
+is synced: until that is done the time is the raft node's, whatever the applier does. Reads are
+followed by their ReadIndex. So a recorder that holds RECORDS messages explains about the last
+hundred batches.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from transport.recorder import Kind, Record
 
 RAFT_NODE: Final = "raft-node"
 APPLIER: Final = "applier"
+SYNCING: Final = "syncing the log"
 BAR: Final = 40
 MOSTLY: Final = 0.8
 Trails = Mapping[str, Sequence[Record]]
@@ -154,9 +157,27 @@ class Explainer:
             if taken is not None:
                 way.to(APPLIER, "in the mailbox", taken.time_ns)
                 where = (APPLIER, "at work")
+                synced = self._synced_ns(apply)
+                if answer is not None:  # the word on the board came before that Flush was over
+                    synced = min(synced, answer.time_ns)
+                if synced >= self._now:
+                    where = (RAFT_NODE, SYNCING)
+                elif synced > taken.time_ns:
+                    way.to(RAFT_NODE, SYNCING, synced)
             if answer is not None:
                 way.to(APPLIER, "at work", answer.time_ns)
         return self._ended("write", gateway, sent, way, (APPLIER, answer), where)
+
+    def _synced_ns(self, apply: Record) -> int:
+        """Tell when the Flush ended in which an Apply was sent ahead of the sync; now: not yet."""
+        flush = self._types.get("Flush")
+        for record in self._trails[RAFT_NODE]:
+            ended = record.time_ns + record.work_ns
+            if record.tag == flush and record.time_ns <= apply.time_ns <= ended:
+                return ended
+        doing = self._now_doing(RAFT_NODE)
+        began = self._now - _running_ns(doing)
+        return self._now if doing.doing == "Flush" and began <= apply.time_ns else 0
 
     def _read(self, gateway: str, sent: Record) -> Explanation | None:
         way = _Way(sent.time_ns)
@@ -237,9 +258,7 @@ class Explainer:
         cause = max(shares, key=lambda kind: shares[kind], default="")
         if cause and shares[cause] < MOSTLY * longest:
             cause += " and others"
-        doing = self._doing.get(span.actor)
-        if doing is None:
-            doing = self._doing[span.actor] = self._view.sample(span.actor)
+        doing = self._now_doing(span.actor)
         if end >= self._now and doing.doing and _running_ns(doing) > longest:
             longest = min(_running_ns(doing), span.length_ns)
             cause = f"{doing.doing}, running for {duration(_running_ns(doing))}"
@@ -247,6 +266,12 @@ class Explainer:
             longest, cause = span.length_ns, "a stopped process"
         behind = cause if 2 * longest >= span.length_ns else ""
         return Span(span.actor, span.what, span.start_ns, span.length_ns, behind)
+
+    def _now_doing(self, name: str) -> Sample:
+        found = self._doing.get(name)
+        if found is None:
+            found = self._doing[name] = self._view.sample(name)
+        return found
 
 
 class _Way:
@@ -275,6 +300,8 @@ def verdict(spans: Sequence[Span], total_ns: int, *, finished: bool) -> str:
     if worst.what == "in the mailbox":
         words = f"waiting in {worst.actor}'s mailbox"
         words += f" behind {worst.behind}" if worst.behind else ""
+    elif worst.what == SYNCING:
+        words = f"in {worst.actor}, {SYNCING}"
     elif worst.behind:
         words = f"in {worst.actor}, in {worst.behind}"
     elif worst.what == "at work":

@@ -36,7 +36,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="for slow, instead of --ms: one message of 50 takes that long in its handler, so that "
         "the actor's work p99 is it and the median stays (200ms, 0.5s; at most 1s)",
     )
-    command.add_argument("--type", default="", help="only this type of messages on an edge")
+    command.add_argument(
+        "--type", default="", help="only this type of messages on an edge; hang: in the next such"
+    )
     command.add_argument("--ratio", type=float, default=1.0, help="share of messages on an edge")
     command.add_argument("--count", type=int, help="messages of a flood")
     command.add_argument("--bytes", type=int, help="memory that a hog takes (256 MiB)")
@@ -68,11 +70,9 @@ def inject(view: MemberView, verb: str, target: str, **arguments: Any) -> dict[s
     """
     known = {key: value for key, value in arguments.items() if value is not None}
     if verb == "heal":
-        return {name: _asked(view, name, verb, known) for name in ("root", *view.actors())}
+        return _healed(view)
     if verb in PEERS:
-        named = {"peer": target} if target else {}
-        answer = ask_actor(view, "transport", verb, ANSWER_SECONDS, **named, **known)
-        return _answer(answer, "transport")
+        return _linked(view, verb, **({"peer": target} if target else {}), **known)
     if verb in EDGES:
         sender, _, receiver = target.partition(":")
         return _asked(view, sender, verb, known | {"to": receiver})
@@ -80,10 +80,31 @@ def inject(view: MemberView, verb: str, target: str, **arguments: Any) -> dict[s
         return _asked(view, "root", verb, known)
     if target not in (*view.board.names, "zygote"):
         raise ObserveError(f"no actor {target!r}; there are {', '.join(view.actors())}")
-    if verb == "resume":  # of a freeze, then of a suspension
+    if verb == "resume":  # of a freeze, then of a suspension or a hang
         _asked(view, "root", verb, known | {"actor": target})
     to = "root" if verb in ROOTS or (verb == "crash" and known.get("at_start")) else target
     return _asked(view, to, verb, known | {"actor": target})
+
+
+def _healed(view: MemberView) -> dict[str, Any]:
+    """End all faults, root's first: who is frozen answers nobody.
+
+    What an actor answered; {"error": …} for one that does not answer, which is dead, or stuck and
+    about to be replaced: its faults end with it. Raises ObserveError if nobody may.
+    """
+    found: dict[str, Any] = {"root": _asked(view, "root", "heal", {})}
+    for name in view.actors():
+        try:
+            found[name] = _asked(view, name, "heal", {})
+            if name == "transport":
+                _linked(view, "mend")
+        except ObserveError as error:
+            found[name] = {"error": str(error)}
+    return found
+
+
+def _linked(view: MemberView, verb: str, **known: Any) -> dict[str, Any]:
+    return _answer(ask_actor(view, "transport", verb, ANSWER_SECONDS, **known), "transport")
 
 
 def _asked(view: MemberView, name: str, verb: str, known: dict[str, Any]) -> dict[str, Any]:

@@ -77,7 +77,11 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class EdgeSample:
-    """One edge: what its sender and its receiver have counted. `depth` is sent and not handled."""
+    """One edge: what its sender and its receiver have counted.
+
+    `sent`, `handled` and `depth` (sent and not handled) are of the living stream, `lost` of those
+    that are dead.
+    """
 
     sender: str
     receiver: str
@@ -184,22 +188,19 @@ class MemberView:
     def edge(self, sender: str, receiver: str) -> EdgeSample:
         """Look at one edge."""
         words, first = self.board.words, self.board.edge(sender, receiver)
-        sent, handled = words[first + Edge.SENT], words[first + Edge.HANDLED]
-        stream = words[first + Edge.SENT_STREAM]
-        same = stream == words[first + Edge.HANDLED_STREAM]
         return EdgeSample(
             sender=sender,
             receiver=receiver,
-            sent=sent,
-            handled=handled,
-            depth=max(0, sent - handled) if same else sent,
+            sent=words[first + Edge.SENT],
+            handled=words[first + Edge.HANDLED],
+            depth=self.board.edge_depth(sender, receiver),
             dropped=words[first + Edge.DROPPED],
-            lost=words[first + Edge.LOST],
+            lost=self.board.lost(sender, receiver),
             gaps=words[first + Edge.GAPS],
             sent_bytes=words[first + Edge.SENT_BYTES],
             sent_items=words[first + Edge.SENT_ITEMS],
             handled_items=words[first + Edge.HANDLED_ITEMS],
-            stream=stream,
+            stream=words[first + Edge.SENT_STREAM],
         )
 
     def edges(self) -> list[EdgeSample]:

@@ -75,7 +75,8 @@ def rendered(found: dict[str, Any]) -> Tree:
     shown = Tree(f"{head}  one-for-one  {escape(found['data_dir'])}")
     zygote = found["zygote"]
     if zygote is not None:
-        shown.add(f"zygote  pid {zygote['pid']}  restarts {zygote['restarts']}")
+        used = f"{zygote['used']} of {zygote['allowed']} in {zygote['period']:g} s"
+        shown.add(f"zygote  pid {zygote['pid']}  restarts {used}")
     for child in found["children"]:
         colour = COLOURS.get(child["state"], "red")
         used = "?" if child["used"] is None else child["used"]

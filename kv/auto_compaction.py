@@ -18,7 +18,13 @@ SAMPLES_PER_INTERVAL: Final = 10
 
 
 class AutoCompaction(Protocol):
-    """What the compactor asks of a policy."""
+    """What the compactor asks of a policy; `mode` is etcd's name of it."""
+
+    mode: str
+
+    @property
+    def next_run(self) -> float | None:
+        """When it may compact next, as `now` of `poll`; None while nothing is noted."""
 
     def poll(self, now: float, revision: int) -> int | None:
         """Return the revision to compact to, or None; `now` in seconds, any origin."""
@@ -29,6 +35,8 @@ class AutoCompaction(Protocol):
 
 class Periodic:
     """etcd's v3compactor.Periodic. Invariant: noted revisions are in the order of time."""
+
+    mode = "periodic"
 
     def __init__(self, retention: float) -> None:
         """`retention` in seconds, > 0."""
@@ -59,6 +67,14 @@ class Periodic:
         self._done = target
         return target
 
+    @property
+    def next_run(self) -> float | None:
+        """When the window is full and an interval has passed."""
+        if self._next_note is None or self._last is None:
+            return None
+        missing = max(0, self._window - len(self._noted) - 1)
+        return max(self._next_note + missing * self._step, self._last + self._interval)
+
     def pause(self) -> None:
         """Start a new window at the next poll."""
         self._noted.clear()
@@ -68,6 +84,8 @@ class Periodic:
 
 class Revision:
     """etcd's v3compactor.Revision."""
+
+    mode = "revision"
 
     def __init__(self, retention: int) -> None:
         """`retention` in revisions, > 0."""
@@ -89,6 +107,11 @@ class Revision:
             return None
         self._done = target
         return target
+
+    @property
+    def next_run(self) -> float | None:
+        """When the interval has passed."""
+        return self._next
 
     def pause(self) -> None:
         """Start a new interval at the next poll."""

@@ -47,12 +47,12 @@ class Faults:
         """Have it handle nothing, and say so: the supervisor lets it be."""
         self._inject("suspend", actor, seconds)
 
-    def hang(self, actor: str, seconds: float = SECONDS) -> None:
-        """Have it loop in a handler; the supervisor finds it stuck."""
-        self._inject("hang", actor, seconds)
+    def hang(self, actor: str, seconds: float = SECONDS, *, message: str = "") -> None:
+        """Have it loop in a handler, or in that of the next such message; it is found stuck."""
+        self._inject("hang", actor, seconds, type=message)
 
     def resume(self, actor: str) -> None:
-        """End a freeze or a suspension."""
+        """End a freeze, a suspension, a hang or a flood."""
         self._inject("resume", actor)
 
     def slow(self, actor: str, ms: float, seconds: float = SECONDS) -> None:
@@ -142,7 +142,10 @@ class Faults:
         self._inject("cut", peer, seconds)
 
     def heal(self) -> None:
-        """End every fault; an actor that does not answer keeps its own."""
+        """End every fault: also cuts, freezes and hangs.
+
+        An actor that does not answer is passed over; it is dead, or about to be replaced.
+        """
         self._inject("heal", "")
 
     # --- looking ----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from actors.faults import FOR_SECONDS, FOR_SECONDS_MAX, REFUSED
+from actors.faults import FOR_SECONDS_MAX, REFUSED, BadFaultError, number_of, seconds_of
 
 DISK_FILE: Final = "disk-faults"
 """Name, in the run directory, of the control file of storage.faults."""
@@ -32,23 +32,32 @@ class RootFaults:
         self._enabled = enabled
         self._disk_number = 0
         self._crashing: dict[str, float] = {}
+        self._frozen: dict[str, tuple[int, threading.Timer]] = {}
+        self._lock = threading.Lock()
+        """Of `_frozen`: a timer thaws too."""
 
     def order(self, request: dict[str, Any]) -> dict[str, Any]:
         """Answer `fault`: {verb, actor, for, ms, at_start} -> {pid} or {for}."""
         if not self._enabled:
             return {"error": REFUSED}
-        verb = request.get("verb")
-        seconds = float(request.get("for") or FOR_SECONDS)
-        if not 0 < seconds <= FOR_SECONDS_MAX:
-            return {"error": f"a fault lasts between 0 and {FOR_SECONDS_MAX:g} s, not {seconds:g}"}
+        try:
+            return self._carry_out(request.get("verb"), request, seconds_of(request))
+        except BadFaultError as error:
+            return {"error": str(error)}
+
+    def _carry_out(self, verb: Any, request: dict[str, Any], seconds: float) -> dict[str, Any]:
         if verb in ("kill", "freeze", "resume"):
             return self._signal(str(verb), str(request.get("actor")), seconds)
         if verb == "crash" and request.get("at_start"):
             return self._crash_at_start(str(request.get("actor")), seconds)
         if verb == "heal":
             self._crashing.clear()
+            for actor in tuple(self._frozen):
+                self._thaw(actor)
         orders: dict[Any, dict[str, Any]] = {
-            "fsync-slow": {"sync_seconds": float(request.get("ms") or 100.0) / 1000},
+            "fsync-slow": {
+                "sync_seconds": number_of(request, "ms", 100.0, FOR_SECONDS_MAX * 1000) / 1000
+            },
             "fsync-fail": {"sync_errno": errno.EIO},
             "disk-full": {"growth_errno": errno.ENOSPC},
             "heal": {},
@@ -82,19 +91,34 @@ class RootFaults:
             descriptor = -1
         if descriptor < 0 or self._pid_of(actor) != pid:
             return {"error": f"{actor} does not run"}
-        number = {
-            "kill": signal.SIGKILL,
-            "freeze": signal.SIGSTOP,
-            "resume": signal.SIGCONT,
-        }[verb]
-        _send(descriptor, number)
+        if verb != "kill":
+            self._thaw(actor)  # what was ordered before is over
         if verb == "freeze":
-            timer = threading.Timer(seconds, _send_and_close, (descriptor, signal.SIGCONT))
-            timer.daemon = True
-            timer.start()
+            _send(descriptor, signal.SIGSTOP)
+            self._thaw_later(actor, descriptor, seconds)
             return {"pid": pid, "for": seconds}
+        _send(descriptor, signal.SIGKILL if verb == "kill" else signal.SIGCONT)
         os.close(descriptor)
         return {"pid": pid}
+
+    def _thaw_later(self, actor: str, descriptor: int, seconds: float) -> None:
+        timer = threading.Timer(seconds, self._thaw, (actor, descriptor))
+        timer.daemon = True
+        with self._lock:
+            self._frozen[actor] = descriptor, timer
+        timer.start()
+
+    def _thaw(self, actor: str, only: int | None = None) -> None:
+        """Continue a frozen process; with `only`, if that is still its order's descriptor."""
+        with self._lock:
+            frozen = self._frozen.get(actor)
+            if frozen is None or only not in (None, frozen[0]):
+                return
+            del self._frozen[actor]
+            descriptor, timer = frozen
+            timer.cancel()
+            _send(descriptor, signal.SIGCONT)
+            os.close(descriptor)
 
     def _break_disk(self, order: dict[str, Any], seconds: float) -> dict[str, Any]:
         partial = self._disk.with_suffix(".new")
@@ -114,8 +138,3 @@ class RootFaults:
 def _send(descriptor: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         signal.pidfd_send_signal(descriptor, number)
-
-
-def _send_and_close(descriptor: int, number: signal.Signals) -> None:
-    _send(descriptor, number)
-    os.close(descriptor)

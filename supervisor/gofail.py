@@ -1,9 +1,9 @@
 """gofail's HTTP protocol and environment, so that suites which drive etcd by it can drive trouped.
 
-Only with GOFAIL_HTTP (host:port, served by root) or GOFAIL_FAILPOINTS (`name=terms;name=terms`) in
-the environment; actors.failpoints has the points and acts. Status codes and texts are gofail's
-(runtime/http.go): GET / lists `name=terms` lines, GET /name and GET /name/count tell, PUT /name
-activates, PUT /failpoints many at once, DELETE /name ends.
+Only with GOFAIL_HTTP (host:port, served by root; without a host on loopback alone) or
+GOFAIL_FAILPOINTS (`name=terms;name=terms`) in the environment; actors.failpoints has the points and
+acts. Status codes and texts are gofail's (runtime/http.go): GET / lists `name=terms` lines, GET
+/name and GET /name/count tell, PUT /name activates, PUT /failpoints many, DELETE /name ends one.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from supervisor.urls import split_host_port
 
 BODY_BYTES_MAX: Final = 64 << 10
 TIMEOUT_SECONDS: Final = 10.0
+LOOPBACK: Final = "127.0.0.1"
 NO_SUCH_POINT: Final = "failpoint: failpoint does not exist"
 DISABLED: Final = "failpoint: failpoint is disabled"
 _SLEEP: Final = re.compile(r'sleep\("([^"]*)"\)')
@@ -222,7 +223,7 @@ class Gofail:
         handler = type("Handler", (_Handler,), {"table": table})
         try:
             host, port = split_host_port(listen)
-            self._server = ThreadingHTTPServer((host or "0.0.0.0", int(port)), handler)
+            self._server = ThreadingHTTPServer((host or LOOPBACK, int(port)), handler)
         except (OSError, ValueError, OverflowError) as error:
             raise StartError(f"cannot serve GOFAIL_HTTP on {listen}: {error}") from None
         self._server.daemon_threads = True
@@ -240,4 +241,4 @@ def _is_loopback(listen: str) -> bool:
     host, _ = split_host_port(listen)
     with suppress(ValueError):
         return ip_address(host).is_loopback
-    return host == "localhost"
+    return host in ("", "localhost")

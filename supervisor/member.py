@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from actors.metrics import GatewayMetric
-from actors.observing import FLUSH_TAG, LOCAL_TAG, TICK_TAG
-from actors.wire import WIRE
 from control.fault import KEY_FILE
 from control.observe import BOARD_FILE, INFO_FILE
 from kv.version import VERSION
@@ -26,7 +24,7 @@ from supervisor.logs import LogSink
 from supervisor.process import become_subreaper
 from supervisor.root import RootActor, Surroundings
 from supervisor.spec import ChildSpec
-from supervisor.tree import children
+from supervisor.tree import MESSAGE_NAMES, children
 from supervisor.urls import Url
 from transport.counters import Board, Cell
 
@@ -121,8 +119,7 @@ def write_info(
         "client_urls": urls["client"],
         "http_urls": urls.get("http", urls["client"]),
         "metrics_urls": urls.get("metrics", []),
-        "tags": {tag: cls.__name__ for tag, cls in WIRE.items()}
-        | {FLUSH_TAG: "Flush", TICK_TAG: "Tick", LOCAL_TAG: "local message"},
+        "tags": MESSAGE_NAMES,
         "expired": {
             spec.name: Cell.METRICS + GatewayMetric.EXPIRED
             for spec in specs

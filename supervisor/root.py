@@ -40,6 +40,7 @@ from supervisor.spec import ChildSpec
 from supervisor.strategy import Escalate, History, Restart, child_ended, next_pause
 from supervisor.stuck import StuckDetector
 from supervisor.traces import TRACE_SIGNAL
+from supervisor.tree import MESSAGE_NAMES
 from transport.control import ControlClient, ControlServer
 from transport.counters import Board, Cell, State
 from transport.mailbox import Tick
@@ -213,7 +214,7 @@ class RootActor(pykka.ThreadingActor):
         child.pid = message.pid
         self._pids[message.pid] = child
         self._board.set(message.name, Cell.PID, message.pid)
-        self._note("started", child)
+        self._note("started", message.name, incarnation=child.incarnation)
         early = self._early_exits.pop(message.pid, None)
         if not self._nursery.awaits_answers:
             self._early_exits.clear()  # orphans of somebody else's, such as a container's
@@ -237,10 +238,12 @@ class RootActor(pykka.ThreadingActor):
         self._nursery.pids.discard(message.pid)
         if self._stopping_since is not None:
             return
-        self._sink.log("warn", "zygote ended, starting a new one", reason=_reason(message.status))
-        decision = child_ended(self._zygote, time.monotonic(), self._chance.random)
+        now, reason = time.monotonic(), _reason(message.status)
+        self._sink.log("warn", "zygote ended, starting a new one", reason=reason)
+        self._note("exited", ZYGOTE.name, pid=message.pid, reason=reason)
+        decision = child_ended(self._zygote, now, self._chance.random)
         if isinstance(decision, Escalate):
-            self._escalate("zygote", decision.exit_code)
+            self._escalate(self._zygote, decision, now, reason)
 
     def _ended(self, child: Child, status: int) -> None:
         self._pids.pop(child.pid, None)
@@ -249,7 +252,7 @@ class RootActor(pykka.ThreadingActor):
         child.pid = 0
         self._board.set(name, Cell.PID, 0)
         self._board.set(name, Cell.LAST_EXIT, status)
-        self._note("exited", child, reason=child.last_reason)
+        self._note("exited", name, incarnation=child.incarnation, reason=child.last_reason)
         if self._stopping_since is not None:
             self._board.set(name, Cell.STATE, State.STOPPED)
             self._stop_next()
@@ -263,7 +266,7 @@ class RootActor(pykka.ThreadingActor):
         if isinstance(decision, Escalate):
             self._board.set(name, Cell.STATE, State.FAILED)
             self._report(ended, board)
-            self._escalate(name, decision.exit_code)
+            self._escalate(child.history, decision, now, child.last_reason)
             return
         restarts = self._board.get(name, Cell.RESTARTS) + 1
         self._board.set(name, Cell.RESTARTS, restarts)
@@ -292,7 +295,7 @@ class RootActor(pykka.ThreadingActor):
             incarnation=child.incarnation,
             pid=pid,
             reason=child.last_reason,
-            restarts_used=_used(child, now),
+            restarts_used=_used(child.history, now),
             decision=decision,
             stuck_seconds=child.stuck_seconds,
         )
@@ -302,17 +305,22 @@ class RootActor(pykka.ThreadingActor):
         report = self._crashes.report(ended, board)
         self._events[-1] |= {"decision": in_words(ended.decision), "report": report}
 
-    def _escalate(self, name: str, exit_code: int) -> None:
-        self._sink.log(
-            "error",
-            "actor ended too often, stopping the member",
-            actor=name,
-            exit_code=exit_code,
-        )
-        self._events.append(
-            {"ts": time.time(), "event": "escalated", "actor": name, "exit_code": exit_code}
-        )
-        self.exit_code = exit_code
+    def _escalate(self, history: History, decision: Escalate, now: float, reason: str) -> None:
+        """Stop the member, and say why in one line."""
+        spec = history.spec
+        if decision.exit_code in spec.final_exit_codes:
+            words, why = "actor ended with what a restart cannot mend, stopping the member", {}
+        else:
+            words = "actor ended too often, stopping the member"
+            why = {
+                "ends": len(history.ended),
+                "in_seconds": round(now - history.ended[0], 3),
+                "allowed": f"{spec.restarts} in {spec.period:g} s",
+            }
+        found = {"reason": reason, **why, "exit_code": decision.exit_code}
+        self._sink.log("error", words, actor=spec.name, **found)
+        self._note("escalated", spec.name, **found)
+        self.exit_code = decision.exit_code
         self._begin_stop()
 
     # --- time -------------------------------------------------------------------------------------
@@ -353,9 +361,10 @@ class RootActor(pykka.ThreadingActor):
     def _look_for_stuck(self, child: Child, now: float) -> None:
         stuck = self._stuck.judge(child.spec, now)
         if stuck is not None:
-            found = {"tag": stuck.tag, "seconds": round(stuck.seconds, 3)}
+            doing = MESSAGE_NAMES.get(stuck.tag, f"message {stuck.tag}") if stuck.tag else "nothing"
+            found = {"doing": doing, "seconds": round(stuck.seconds, 3)}
             self._sink.log("error", "actor is stuck, killing it", actor=child.spec.name, **found)
-            self._note("stuck", child, **found)
+            self._note("stuck", child.spec.name, incarnation=child.incarnation, **found)
             with suppress(ProcessLookupError):
                 os.kill(child.pid, TRACE_SIGNAL)
             child.stuck_seconds = stuck.seconds
@@ -438,16 +447,8 @@ class RootActor(pykka.ThreadingActor):
 
     # --- telling ----------------------------------------------------------------------------------
 
-    def _note(self, event: str, child: Child, **fields: Any) -> None:
-        self._events.append(
-            {
-                "ts": time.time(),
-                "event": event,
-                "actor": child.spec.name,
-                "incarnation": child.incarnation,
-                **fields,
-            }
-        )
+    def _note(self, event: str, actor: str, **fields: Any) -> None:
+        self._events.append({"ts": time.time(), "event": event, "actor": actor, **fields})
 
     def tree(self) -> dict[str, Any]:
         """Return the tree for troupectl; called on the control thread, reads only."""
@@ -455,7 +456,13 @@ class RootActor(pykka.ThreadingActor):
         return {
             "member": self._around.member_name,
             "pid": os.getpid(),
-            "zygote": {"pid": self._nursery.pid, "restarts": self._nursery.restarts},
+            "zygote": {
+                "pid": self._nursery.pid,
+                "restarts": self._nursery.restarts,
+                "used": _used(self._zygote, now),
+                "allowed": ZYGOTE.restarts,
+                "period": ZYGOTE.period,
+            },
             "children": [
                 {
                     "name": child.spec.name,
@@ -464,7 +471,7 @@ class RootActor(pykka.ThreadingActor):
                     "state": State(self._board.get(child.spec.name, Cell.STATE)).name.lower(),
                     "restarts": self._board.get(child.spec.name, Cell.RESTARTS),
                     "restart": child.spec.restart,
-                    "used": _used(child, now),
+                    "used": _used(child.history, now),
                     "allowed": child.spec.restarts,
                     "next_backoff": round(next_pause(child.history, now), 3),
                     "period": child.spec.period,
@@ -492,8 +499,8 @@ class RootActor(pykka.ThreadingActor):
         super()._handle_failure(*failure)
 
 
-def _used(child: Child, now: float) -> int:
-    return sum(1 for when in child.history.ended if now - when <= child.spec.period)
+def _used(history: History, now: float) -> int:
+    return sum(1 for when in history.ended if now - when <= history.spec.period)
 
 
 def _reason(status: int) -> str:

@@ -3,7 +3,8 @@
 Every cell has exactly one writer (an actor's own thread, or root), so no lock is needed and no
 count is lost. A block per actor holds who it is and what it is doing; a pair of half-cells per
 edge holds what was sent (the sender writes) and what was handled (the receiver writes).
-Mailbox depth of an edge = sent - handled of the living stream.
+Mailbox depth of an edge = sent - handled of the living stream; what streams that have ended never
+handed over is *lost*: all that was sent on them - all that was taken from them.
 
 Layout, in 8-byte words: HEADER_WORDS with the names as JSON, then a block of BLOCK_WORDS for each
 actor, then EDGE_WORDS for each ordered pair of actors, then for each actor LATENCY_WORDS (see
@@ -68,10 +69,11 @@ class Edge(IntEnum):
     SENT_BYTES = 2
     SENT_ITEMS = 3
     DROPPED = 4
+    SENT_ENDED = 5  # what was sent on streams that have ended
     HANDLED_STREAM = 8
     HANDLED = 9
     HANDLED_ITEMS = 10
-    LOST = 11
+    HANDLED_ENDED = 11  # what was taken from streams that have ended
     GAPS = 12
 
 
@@ -148,12 +150,19 @@ class Board:
 
     def depth(self, receiver: str) -> int:
         """Messages sent to an actor over living streams and not yet handled."""
-        total = 0
-        for sender in self.names:
-            edge = self.edge(sender, receiver)
-            words = self.words
-            if words[edge + Edge.SENT_STREAM] == words[edge + Edge.HANDLED_STREAM]:
-                total += max(0, words[edge + Edge.SENT] - words[edge + Edge.HANDLED])
-            else:
-                total += words[edge + Edge.SENT]
-        return total
+        return sum(self.edge_depth(sender, receiver) for sender in self.names)
+
+    def edge_depth(self, sender: str, receiver: str) -> int:
+        """Messages sent over the living stream of an edge and not yet handled; 0 without one."""
+        words, edge = self.words, self.edge(sender, receiver)
+        if words[edge + Edge.SENT_STREAM] != words[edge + Edge.HANDLED_STREAM]:
+            return 0
+        return max(0, words[edge + Edge.SENT] - words[edge + Edge.HANDLED])
+
+    def lost(self, sender: str, receiver: str) -> int:
+        """Messages sent over streams of an edge that are dead, and never handled."""
+        words, edge = self.words, self.edge(sender, receiver)
+        sent = words[edge + Edge.SENT_ENDED]
+        if words[edge + Edge.SENT_STREAM] != words[edge + Edge.HANDLED_STREAM]:
+            sent += words[edge + Edge.SENT]  # its receiver has left it, its sender not yet
+        return max(0, sent - words[edge + Edge.HANDLED_ENDED])

@@ -7,8 +7,9 @@ without an error. So an edge is a *stream*, named by a number that its receiver 
    stream's number, what it has already), repeated until answered.
 2. The sender answers by closing its old socket, connecting to the incarnation named in the Hello
    and sending Welcome as message 0 of the new stream. Before a Hello it sends nothing.
-3. A message of another stream is dropped and counted; a gap in the sequence makes the receiver open
-   a new stream from what it has. Nothing is ever passed over.
+3. A message of another stream is dropped; a gap in the sequence makes the receiver open a new
+   stream from what it has. Nothing is ever passed over, and what a stream that ended did not hand
+   over is counted as lost (`Board.lost`).
 4. A Hello from an incarnation not met before is answered with a Hello of one's own.
 5. Sends never wait. What does not fit is dropped and counted: the receiver sees the gap.
 
@@ -67,7 +68,10 @@ class Welcome:
 
 
 class _Incoming:
-    __slots__ = ("answered", "expected", "incarnation", "next_hello", "pause", "said", "stream")
+    __slots__ = (
+        *("answered", "expected", "incarnation", "next_hello", "pause", "said", "stream"),
+        "taken_late",
+    )
 
     def __init__(self) -> None:
         self.stream = 0
@@ -77,15 +81,18 @@ class _Incoming:
         self.next_hello = 0.0
         self.pause = HELLO_SECONDS_MIN
         self.said = 0
+        self.taken_late = 0
+        """Messages of streams that ended, accepted and not yet handled."""
 
 
 class _Outgoing:
-    __slots__ = ("incarnation", "sequence", "socket", "stream")
+    __slots__ = ("dropped", "incarnation", "sequence", "socket", "stream")
 
     def __init__(self) -> None:
         self.stream = 0
         self.incarnation = 0
         self.sequence = 0
+        self.dropped = 0
         self.socket: zmq.Socket[bytes] | None = None
 
 
@@ -194,6 +201,7 @@ class Links:
             else:
                 self._send_faulty(self.faults, receiver, body, out, header + data)
         except zmq.Again:
+            out.dropped += 1
             words[edge + Edge.DROPPED] += 1
             self._record(_DROPPED, receiver, body, items, now, sequence, len(data))
             return False
@@ -245,7 +253,6 @@ class Links:
         state = self._incoming[sender]
         edge = self._edges_in[sender]
         if stream != state.stream:
-            self._words[edge + Edge.LOST] += 1
             return None
         if sequence != state.expected:
             self._words[edge + Edge.GAPS] += 1
@@ -261,7 +268,11 @@ class Links:
 
     def handled(self, sender: str) -> None:
         """Count one message of `sender` as handled: what is not counted is the depth."""
-        self._words[self._edges_in[sender] + Edge.HANDLED] += 1
+        state = self._incoming[sender]
+        if state.taken_late:  # of a stream that ended meanwhile, where it is counted already
+            state.taken_late -= 1
+        else:
+            self._words[self._edges_in[sender] + Edge.HANDLED] += 1
 
     def reopen(self, sender: str) -> None:
         """Ask a neighbour for its stream anew, from what the actor has now."""
@@ -276,15 +287,20 @@ class Links:
 
     def _open_incoming(self, peer: str) -> None:
         state = self._incoming[peer]
+        words, edge = self._words, self._edges_in[peer]
+        handled = words[edge + Edge.HANDLED]
+        if state.stream:
+            state.taken_late += state.expected - handled
+            handled = state.expected
         self._epoch += 1
         state.stream = (self._incarnation << 32) + self._epoch
         state.expected = 0
         state.answered = False
         state.pause = HELLO_SECONDS_MIN
         self._waiting = True
-        edge = self._edges_in[peer]
-        self._words[edge + Edge.HANDLED_STREAM] = state.stream
-        self._words[edge + Edge.HANDLED] = 0
+        words[edge + Edge.HANDLED_ENDED] += handled
+        words[edge + Edge.HANDLED_STREAM] = state.stream
+        words[edge + Edge.HANDLED] = 0
         self._say_hello(peer, state, self._clock())
 
     def _say_hello(self, peer: str, state: _Incoming, now: float) -> None:
@@ -318,7 +334,6 @@ class Links:
         out.socket.connect(mailbox_address(self._run_dir, peer, incarnation))
         out.incarnation = incarnation
         out.stream = 0
-        out.sequence = 0
 
     def _on_hello(self, hello: Hello) -> None:
         peer = hello.sender
@@ -329,11 +344,14 @@ class Links:
             return  # the word of a dead incarnation
         if out.socket is None or out.incarnation != hello.incarnation:
             self._connect(peer, hello.incarnation)
+        words, edge = self._words, self._edges_out[peer]
+        # The stream before was an earlier incarnation's if nothing was sent from here.
+        sent = out.sequence - out.dropped if out.sequence else words[edge + Edge.SENT]
         out.stream = hello.stream
-        out.sequence = 0
-        edge = self._edges_out[peer]
-        self._words[edge + Edge.SENT_STREAM] = hello.stream
-        self._words[edge + Edge.SENT] = 0
+        out.sequence = out.dropped = 0
+        words[edge + Edge.SENT_ENDED] += sent
+        words[edge + Edge.SENT] = 0
+        words[edge + Edge.SENT_STREAM] = hello.stream
         info = self._welcome(peer, hello.have)
         self.send(peer, Welcome(self._name, self._incarnation, info), 0)
         state = self._incoming[peer]

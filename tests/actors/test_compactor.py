@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from actors.compactor import Compactor
-from actors.messages import CompactionScheduled, Prune, Pruned
+from actors.messages import CompactionScheduled, Grant, Prune, Pruned
 from actors.metrics import ApplierMetric, GatewayMetric
 from tests.actors.boards import context, make_board
 from transport.counters import Cell
@@ -105,3 +106,22 @@ def test_what_a_gateway_has_yet_to_read_for_its_watchers_is_not_pruned(
 
     assert before == []
     assert desk.sent == [Prune(1000)]
+
+
+def test_its_summary_tells_mode_and_next_run_of_a_leader(tmp_path: Path) -> None:
+    make_board(tmp_path)
+    config = CONFIG | {"auto_compaction_revisions": 1000}
+    actor = Compactor(context(tmp_path, "compactor", config))
+    before = actor.stats()
+    far_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 60 * 1_000_000_000
+    actor.granted(Grant(term=1, first_index=1, deadline_ns=far_ns))
+    actor.tick(Tick(time.monotonic()))
+
+    after = actor.stats()
+
+    assert (before["mode"], before["next_run_seconds"]) == ("revision", None)
+    assert 290 < after["next_run_seconds"] <= 300
+
+
+def test_its_summary_tells_that_nothing_is_compacted_by_itself(desk: Desk) -> None:
+    assert desk.actor.stats()["mode"] == "off"

@@ -412,3 +412,13 @@ def test_what_lessors_say_to_each_other_can_be_read_again() -> None:
 
     assert asked == Asked("gateway-0", [1, 2], [-5, 1 << 62], b"\x01\x02")
     assert told == Told("gateway-0", [1], [-1])
+
+
+def test_its_summary_names_the_leases_that_run_out_next(bench: Bench) -> None:
+    bench.lead()
+    bench.grant(0x1A, ttl=60)
+
+    (told,) = bench.actor.stats()["next_expiries"]
+
+    assert told["lease"] == "1a"
+    assert isinstance(told["seconds"], float)

@@ -282,3 +282,20 @@ def test_links_are_cut_and_mended_by_request_where_faults_are_enabled(
     assert "--enable-faults" in refused["error"]
     assert cut == mended == {"peers": ["2"]}
     assert "no peer" in first.control.ask("cut", PATIENCE_SECONDS, peer="m7")["error"]
+
+
+def test_a_cut_ends_by_itself_and_none_is_longer_than_an_hour(
+    pair: Pair, members: list[Member], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.faults.FOR_SECONDS", 0.6)
+    connect(pair, members)
+    first, second = pair
+
+    first.control.ask("cut", PATIENCE_SECONDS)
+    run(pair, lambda: second.word(TransportMetric.ACTIVE_PEERS) == 0)
+    run(pair, lambda: second.word(TransportMetric.ACTIVE_PEERS) == 1)
+
+    for seconds in (0, -1, 4000):
+        answer = first.control.ask("cut", PATIENCE_SECONDS, **{"for": seconds})
+        assert f"not {seconds} s" in answer["error"]
+    assert "ratio must be" in first.control.ask("drop", PATIENCE_SECONDS, ratio=-1)["error"]

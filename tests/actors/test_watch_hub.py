@@ -102,6 +102,7 @@ def test_a_client_that_does_not_read_costs_its_place_only(bench: Bench) -> None:
     assert len(bench.client.seen(other)) == 10
     assert bench.hub.slow == 1
     assert bench.hub.is_behind(watcher)
+    assert bench.hub.slowest(5) == [{"next": 3, "behind": 9, "watchers": 1, "why": "not read"}]
 
     slow.room = 100
     bench.hub.resume(slow)
@@ -109,6 +110,7 @@ def test_a_client_that_does_not_read_costs_its_place_only(bench: Bench) -> None:
 
     assert [revision for revision, _ in slow.seen(watcher)] == list(range(2, 12))
     assert bench.hub.slow == 0
+    assert bench.hub.slowest(5) == []
 
 
 def test_cursors_in_the_same_place_share_their_reads(bench: Bench) -> None:

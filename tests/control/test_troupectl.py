@@ -140,7 +140,8 @@ def test_edges_tells_what_was_sent_dropped_and_lost(member: ToyMember, view: Mem
     words[edge + Edge.SENT] = 7
     words[edge + Edge.HANDLED] = 5
     words[edge + Edge.DROPPED] = 3
-    words[edge + Edge.LOST] = 2
+    words[edge + Edge.SENT_ENDED] = 20
+    words[edge + Edge.HANDLED_ENDED] = 18
 
     (row,) = [row for row in edges.edges(view, 0.01) if row["sender"] == "applier"]
 

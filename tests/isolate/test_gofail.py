@@ -11,6 +11,8 @@ import pytest
 from actors.failpoints import POINTS
 from pytest_trouped.client import Client
 from pytest_trouped.member import Member, MemberError, free_port
+from supervisor.gofail import Gofail
+from supervisor.logs import LogSink
 
 pytestmark = pytest.mark.e2e
 
@@ -118,3 +120,16 @@ def test_without_the_variables_there_is_no_point_to_arm(tmp_path: Path) -> None:
         run_dir = plain.view.run_dir
 
         assert not list(run_dir.glob("failpoints*"))
+
+
+@pytest.mark.parametrize("host", ["", "localhost"])
+def test_without_a_host_it_is_served_on_loopback_alone(tmp_path: Path, host: str) -> None:
+    log = tmp_path / "log"
+    sink = LogSink(level="info", log_format="json", outputs=(str(log),))
+    served = Gofail(tmp_path, {"GOFAIL_HTTP": f"{host}:{free_port()}"}, sink)
+    served.close()
+
+    sink.flush()
+    assert served.address.startswith("127.0.0.1:")
+    assert "failpoints are armed" in log.read_text()
+    assert "not a loopback address" not in log.read_text()

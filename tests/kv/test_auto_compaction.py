@@ -71,3 +71,23 @@ def test_no_retention_is_no_policy() -> None:
     assert policy(0.0, 0) is None
     assert isinstance(policy(5.0, 0), Periodic)
     assert isinstance(policy(0.0, 5), Revision)
+
+
+def test_the_next_run_is_foretold() -> None:
+    periodic = Periodic(100.0)
+    assert periodic.next_run is None
+
+    told = []
+    for second in range(401):
+        if periodic.poll(float(second), 1 + second) is not None:
+            told.append(second)
+        if second % 100 == 35:
+            assert periodic.next_run == second - 35 + 100
+    periodic.pause()
+
+    assert told == [100, 200, 300, 400]
+    assert periodic.next_run is None
+    revision = Revision(1000)
+    revision.poll(7.0, 5000)
+    assert revision.next_run == 7.0 + REVISION_INTERVAL_SECONDS
+    assert (periodic.mode, revision.mode) == ("periodic", "revision")

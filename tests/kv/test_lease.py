@@ -283,3 +283,17 @@ def test_none_ever_expires_early_and_all_expire_in_the_end(seed: int) -> None:
         now += SECOND_NS
 
     assert granted == {}
+
+
+def test_what_runs_out_next_is_told_soonest_first_after_renewals_and_revocations() -> None:
+    lessor = primary(lease(1), lease(2, ttl=30), lease(3, ttl=20), lease(4, ttl=15))
+    lessor.renew(1, START + 9 * SECOND_NS)
+    lessor.revoked(4, 5)
+
+    found = lessor.next_expiries(2)
+
+    assert [(clock.id, (clock.expiry - START) // SECOND_NS) for clock in found] == [
+        (1, 19),
+        (3, 20),
+    ]
+    assert Lessor().next_expiries(5) == []

@@ -68,6 +68,19 @@ def test_a_delay_keeps_the_order_of_all_that_follows(line: Line) -> None:
     assert line.faults.idle
 
 
+def test_without_rules_what_was_held_goes_at_once(line: Line) -> None:
+    line.rule("delay", seconds=60.0)
+    line.send(b"a", b"b")
+    line.faults.release(line.now, {"applier": 1})
+    assert line.sent == []
+
+    line.faults.rules = ()  # healed
+    line.faults.release(line.now, {"applier": 1})
+
+    assert line.sent == [b"a", b"b"]
+    assert line.faults.idle
+
+
 def test_a_frame_of_a_stream_that_is_over_is_forgotten(line: Line) -> None:
     line.rule("delay", seconds=0.2, until=0.1)
     line.send(b"a")

@@ -139,6 +139,53 @@ def test_the_verdict_names_what_a_mailbox_waited_behind(story: Story) -> None:
     )
 
 
+def sent_ahead(story: Story) -> None:
+    """A put of an only voter: its Apply leaves in a Flush that goes on with a sync."""
+    story.sent("gateway-0", "raft-node", Propose, 0, 41, 9)
+    story.handled("raft-node", "gateway-0", Propose, 1, 41, 9, wait=1)
+    story.sent("raft-node", "applier", Apply, 2, 70, 5)
+    story.handled("applier", "raft-node", Apply, 3, 70, 5, wait=1, work=4)
+
+
+def test_a_sync_that_an_apply_was_sent_ahead_of_is_the_raft_nodes(story: Story) -> None:
+    sent_ahead(story)
+    story.flushed("raft-node", 1.5, 250)
+    story.sent("applier", "gateway-0", Applied, 252, 41, 3)
+    story.handled("gateway-0", "applier", Applied, 253, 41, 3, wait=1, work=0.5)
+
+    one = story.explained()
+
+    assert lengths(one)[2:5] == [
+        ("applier", "in the mailbox", 1.0),
+        ("raft-node", "syncing the log", 248.5),
+        ("applier", "at work", 0.5),
+    ]
+    assert one["verdict"] == "253.5 ms: 248.5 ms in raft-node, syncing the log"
+
+
+def test_a_sync_whose_flush_goes_on_after_the_answer_is_told_too(story: Story) -> None:
+    sent_ahead(story)
+    story.sent("applier", "gateway-0", Applied, 252, 41, 3)
+    story.handled("gateway-0", "applier", Applied, 253, 41, 3, wait=1, work=0.5)
+    board = story.paper.board
+    board.set("raft-node", Cell.SINCE_NS, story.began + round(1.5 * MS))
+    board.set("raft-node", Cell.TAG, FLUSH)
+
+    assert str(story.explained()["verdict"]).endswith("249.0 ms in raft-node, syncing the log")
+
+
+def test_a_sync_that_goes_on_is_told_as_such(story: Story) -> None:
+    sent_ahead(story)
+    board = story.paper.board
+    board.set("raft-node", Cell.SINCE_NS, story.began + round(1.5 * MS))
+    board.set("raft-node", Cell.TAG, FLUSH)
+
+    verdict = str(story.explained()["verdict"])
+
+    assert verdict.startswith("not answered for 10.")
+    assert verdict.endswith("in raft-node, syncing the log")
+
+
 def test_a_gap_with_nobody_at_work_is_waiting_for_others(story: Story) -> None:
     put(story, sync=0.0)
     story.sent("gateway-0", "raft-node", ReadIndex, 100, 8, 10)

@@ -82,7 +82,7 @@ def test_nobody_else_may(member: Member, view: MemberView, key: str | None) -> N
     [
         ({"verb": "boom"}, 400, "verb must be one of kill"),
         ({"verb": "kill", "target": "nobody"}, 503, "no actor 'nobody'"),
-        ({"verb": "slow", "target": "lessor", "p99_ms": 2000}, 503, "at most 1 s"),
+        ({"verb": "slow", "target": "lessor", "p99_ms": 2000}, 503, "at most 1000"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_words(

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from actors.wire import WIRE
 from tests.supervisor.toy_actor import LINES, LONG_TAG
 from tests.supervisor.toys import ToyMember, eventually, is_running
 from transport.counters import Cell, State
@@ -117,9 +118,25 @@ def test_past_a_childs_intensity_the_member_ends_with_the_childs_exit_code(behav
         code = member.process.wait(15)
 
         assert code == 81
-        assert "actor ended too often, stopping the member" in member.messages()
+        said = "actor ended too often, stopping the member"
+        (line,) = [line for line in member.lines() if line["msg"] == said]
+        assert (line["actor"], line["ends"], line["allowed"]) == ("raft-node", 3, "2 in 30 s")
+        assert line["reason"] == f"exit code {70 if behaviour == 'crash' else 0}"
+        assert 0 < line["in_seconds"] < 15
         assert member.board.get("raft-node", Cell.RESTARTS) == 2
         assert member.board.get("lessor", Cell.STATE) == State.STOPPED
+
+
+def test_an_exit_code_that_ends_the_member_at_once_is_not_said_to_be_too_often() -> None:
+    sick = {"name": "raft-node", "final_exit_codes": [70]}
+    with ToyMember(sick, behaviour={"raft-node": "crash"}) as member:
+        code = member.process.wait(15)
+
+        assert code == 70
+        assert "actor ended too often, stopping the member" not in member.messages()
+        said = "actor ended with what a restart cannot mend, stopping the member"
+        (line,) = [line for line in member.lines() if line["msg"] == said]
+        assert (line["actor"], line["reason"]) == ("raft-node", "exit code 70")
 
 
 def test_the_zygotes_death_stops_nobody_and_the_next_one_starts_children() -> None:
@@ -130,6 +147,15 @@ def test_the_zygotes_death_stops_nobody_and_the_next_one_starts_children() -> No
 
         os.kill(zygote, signal.SIGKILL)
         eventually(lambda: member.zygote() != zygote, "there is another zygote")
+
+        def ends() -> list[dict[str, Any]]:
+            return [one for one in member.ask("events")["events"] if one["actor"] == "zygote"]
+
+        eventually(lambda: len(ends()) == 1, "its end is told")
+        (event,), told = ends(), member.ask("tree")["zygote"]
+        assert (event["event"], event["pid"]) == ("exited", zygote)
+        assert event["reason"] == "killed by SIGKILL"
+        assert (told["used"], told["allowed"], told["restarts"]) == (1, 20, 1)
         unharmed = {name: member.pid(name) for name in member.names}
         os.kill(pids["applier"], signal.SIGKILL)
         eventually(lambda: member.is_up("applier", 2), "the new zygote starts a child")
@@ -220,7 +246,7 @@ def test_a_message_past_its_allowance_is_found_though_the_control_thread_answers
         eventually(lambda: member.is_up("applier", 2), "it is replaced")
 
         (stuck,) = [line for line in member.lines() if line["msg"] == "actor is stuck, killing it"]
-        assert stuck["tag"] == LONG_TAG
+        assert stuck["doing"] == WIRE[LONG_TAG].__name__
         assert stuck["seconds"] > 0.2
 
 

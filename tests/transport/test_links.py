@@ -129,6 +129,68 @@ def test_a_message_for_a_dead_receiver_never_reaches_its_successor(troupe: Troup
     assert receive(successor) == [Prune(99)]
 
 
+def test_what_a_dead_receiver_had_before_it_is_lost_and_no_depth(troupe: Troupe) -> None:
+    applier = troupe.start("applier", 1)
+    dead = troupe.start("compactor", 1)
+    meet(troupe, applier, dead)
+    for rows in range(7):
+        applier.send("compactor", Prune(rows))
+    dead.handled("applier")
+    dead.handled("applier")
+    dead.close()
+    before = troupe.board.depth("compactor")
+
+    successor = troupe.start("compactor", 2)
+    between = troupe.board.depth("compactor"), troupe.board.lost("applier", "compactor")
+    applier.send("compactor", Prune(7))  # into the dead stream: its sender has not heard yet
+    meet(troupe, applier, successor)
+    applier.send("compactor", Prune(99))
+
+    assert before == 5
+    assert between == (0, 5)
+    assert troupe.board.lost("applier", "compactor") == 6
+    assert troupe.board.depth("compactor") == 1
+    assert receive(successor) == [Prune(99)]
+    assert troupe.board.depth("compactor") == 0
+
+
+def test_what_was_accepted_before_a_stream_ended_is_no_part_of_the_next(troupe: Troupe) -> None:
+    applier = troupe.start("applier", 1)
+    compactor = troupe.start("compactor", 1)
+    meet(troupe, applier, compactor)
+    for rows in range(3):
+        applier.send("compactor", Prune(rows))
+    accepted = 0
+    while accepted < 3 and compactor.socket.poll(500):
+        accepted += compactor.accept(compactor.socket.recv()) is not None
+    compactor.reopen("applier")
+    meet(troupe, applier, compactor)
+
+    for rows in range(4):
+        applier.send("compactor", Prune(rows))
+    for _ in range(accepted):
+        compactor.handled("applier")
+
+    assert accepted == 3
+    assert troupe.board.depth("compactor") == 4
+    assert troupe.board.lost("applier", "compactor") == 0
+
+
+def test_what_a_dead_sender_sent_and_was_not_taken_is_lost(troupe: Troupe) -> None:
+    first = troupe.start("applier", 1)
+    compactor = troupe.start("compactor", 1)
+    meet(troupe, first, compactor)
+    first.close()
+    edge = troupe.board.edge("applier", "compactor")
+    troupe.board.words[edge + Edge.SENT] += 4  # as if four had been in its pipe when it was killed
+
+    second = troupe.start("applier", 2)
+    meet(troupe, second, compactor)
+
+    assert troupe.board.depth("compactor") == 0
+    assert troupe.board.lost("applier", "compactor") == 4
+
+
 def test_a_gap_is_never_passed_over(troupe: Troupe, monkeypatch: pytest.MonkeyPatch) -> None:
     applier = troupe.start("applier", 1)
     compactor = troupe.start("compactor", 1)
@@ -147,7 +209,7 @@ def test_a_gap_is_never_passed_over(troupe: Troupe, monkeypatch: pytest.MonkeyPa
     assert receive(compactor) == [Prune(3)]
     edge = troupe.board.edge("applier", "compactor")
     assert troupe.board.words[edge + Edge.GAPS] == 1
-    assert troupe.board.words[edge + Edge.LOST] == 1
+    assert troupe.board.lost("applier", "compactor") == 3
 
 
 def test_a_restarted_sender_is_asked_for_a_new_stream(troupe: Troupe) -> None:
