@@ -54,6 +54,7 @@ from actors.raft_outbox import Outbox
 from actors.raft_proposals import Proposals
 from actors.raft_quorum import Quorum
 from actors.raft_reads import ReadsAsked
+from actors.raft_refusals import Refusals
 from actors.raft_roles import RoleWords, describe
 from actors.recovery import recover
 from actors.wire import WATCHED_REQUESTS_MAX
@@ -107,6 +108,7 @@ class RaftNode(Actor):
         self._proposals = Proposals()
         self._reads = ReadsAsked()
         self._clients = Clients(self.board)
+        self._refusals = Refusals(self.log)
         self._chance = random.SystemRandom()
         self._early_durable: Durable | None = None
         self._term_first_index = 0
@@ -254,7 +256,7 @@ class RaftNode(Actor):
         for sender, payload in zip(message.senders, message.payloads, strict=True):
             received = read_peer(sender, self._id, payload)
             if received is None:
-                self.count(RaftMetric.PEER_MESSAGES_REFUSED)
+                self._refuse(sender, "no message of raft, or not its own")
                 continue
             self._step(received)
             kind = type(received)
@@ -269,7 +271,11 @@ class RaftNode(Actor):
         except ProposalDroppedError:  # its gateway proposes again
             self.count(RaftMetric.PROPOSALS_FAILED)
         except StepPeerNotFoundError:  # a member that was removed, or is not added here yet
-            self.count(RaftMetric.PEER_MESSAGES_REFUSED)
+            self._refuse(received.from_, "not in the configuration")
+
+    def _refuse(self, sender: int, why: str) -> None:
+        self.count(RaftMetric.PEER_MESSAGES_REFUSED)
+        self._refusals.note(sender, why)
 
     @handles(PeerLinks)
     def peer_links(self, message: PeerLinks) -> None:
@@ -320,6 +326,7 @@ class RaftNode(Actor):
             if not self._node.is_leader and self._clients.ask_due(now):
                 self._node.read_index(CONTEXT)
             self._log.prepare()
+            self._refusals.tell(now)
         again = self._elections.may_stop(now)
         if again == 0.0:
             self.actor_inbox.put(Envelope(pykka.messages._ActorStop()))
