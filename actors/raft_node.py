@@ -49,7 +49,7 @@ from actors.raft_clients import CONTEXT, Clients
 from actors.raft_elections import Elections
 from actors.raft_feed import APPLY_BYTES_MAX, Feed
 from actors.raft_grant import Granting
-from actors.raft_log import RaftLog
+from actors.raft_log import FAST_SYNC_NS, RaftLog
 from actors.raft_outbox import Outbox
 from actors.raft_proposals import Proposals
 from actors.raft_quorum import Quorum
@@ -78,7 +78,6 @@ from transport.counters import Cell
 from transport.links import Welcome
 from transport.mailbox import Flush, Tick
 
-FAST_SYNC_NS: Final = 5_000_000
 WATCHED_SYNC_NS: Final = 250_000  # the applier watches for longer than that
 MSG_BYTES_MAX: Final = 512 << 10
 INFLIGHT_MAX: Final = 512
