@@ -29,6 +29,7 @@ from storage.wal_errors import WalSpaceError
 
 MEMORY_BYTES_MAX: Final = 32 << 20
 TAIL_BYTES: Final = 16 << 20
+FAST_SYNC_NS: Final = 5_000_000
 PREPARE_BYTES: Final = 1 << 20
 PREPARE_SLICES: Final = 4
 SPACE_RETRY_SECONDS: Final = 0.05
@@ -221,7 +222,9 @@ class RaftLog:
         self._configurations = self._configurations[place:]
         conf_state = self._configurations[0][1]
         try:
-            self.wal.save_snapshot(SnapshotMetadata(index, self.storage.term(index), conf_state))
+            metadata = SnapshotMetadata(index, self.storage.term(index), conf_state)
+            # A slow disk syncs the record with the next entries: heartbeats would wait for it.
+            self.wal.save_snapshot(metadata, now=self.sync_ns < FAST_SYNC_NS)
         except WalSpaceError:
             return False
         self._covered_requests = requests

@@ -49,11 +49,12 @@ from actors.raft_clients import CONTEXT, Clients
 from actors.raft_elections import Elections
 from actors.raft_feed import APPLY_BYTES_MAX, Feed
 from actors.raft_grant import Granting
-from actors.raft_log import RaftLog
+from actors.raft_log import FAST_SYNC_NS, RaftLog
 from actors.raft_outbox import Outbox
 from actors.raft_proposals import Proposals
 from actors.raft_quorum import Quorum
 from actors.raft_reads import ReadsAsked
+from actors.raft_refusals import Refusals
 from actors.raft_roles import RoleWords, describe
 from actors.raft_rounds import Intake
 from actors.recovery import recover
@@ -78,7 +79,6 @@ from transport.counters import Cell
 from transport.links import Welcome
 from transport.mailbox import Flush, Tick
 
-FAST_SYNC_NS: Final = 5_000_000
 WATCHED_SYNC_NS: Final = 250_000  # the applier watches for longer than that
 MSG_BYTES_MAX: Final = 512 << 10
 INFLIGHT_MAX: Final = 512
@@ -108,6 +108,7 @@ class RaftNode(Actor):
         self._proposals = Proposals()
         self._reads = ReadsAsked()
         self._clients = Clients(self.board)
+        self._refusals = Refusals(self.log)
         self._chance = random.SystemRandom()
         self._early_durable: Durable | None = None
         self._term_first_index = 0
@@ -256,7 +257,7 @@ class RaftNode(Actor):
         for sender, payload in zip(message.senders, message.payloads, strict=True):
             received = read_peer(sender, self._id, payload)
             if received is None:
-                self.count(RaftMetric.PEER_MESSAGES_REFUSED)
+                self._refuse(sender, "no message of raft, or not its own")
                 continue
             if isinstance(received, MsgProp | MsgReadIndex):
                 self._intake.forwarded(received, time.monotonic())
@@ -269,7 +270,11 @@ class RaftNode(Actor):
         except ProposalDroppedError:  # its gateway proposes again
             self.count(RaftMetric.PROPOSALS_FAILED)
         except StepPeerNotFoundError:  # a member that was removed, or is not added here yet
-            self.count(RaftMetric.PEER_MESSAGES_REFUSED)
+            self._refuse(received.from_, "not in the configuration")
+
+    def _refuse(self, sender: int, why: str) -> None:
+        self.count(RaftMetric.PEER_MESSAGES_REFUSED)
+        self._refusals.note(sender, why)
 
     @handles(PeerLinks)
     def peer_links(self, message: PeerLinks) -> None:
@@ -320,6 +325,7 @@ class RaftNode(Actor):
             if not self._node.is_leader and self._clients.ask_due(now):
                 self._node.read_index(CONTEXT)
             self._log.prepare()
+            self._refusals.tell(now)
         again = self._elections.may_stop(now)
         if again == 0.0:
             self.actor_inbox.put(Envelope(pykka.messages._ActorStop()))

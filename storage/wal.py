@@ -77,6 +77,8 @@ class Wal:
         self._offset, self._sequence = tail.offset, tail.sequence
         self._previous, self._seed = tail.previous, tail.seed
         self._synced = tail.sequence
+        self._snapshot_sequence = 0  # behind the record of the newest snapshot
+        self._covered_before = state.snapshot.index  # by the snapshot before, which is durable
         self._start = 0  # where the segment's first record after its header stands, if known
         self._next = following
         self._directory = segments[-1].path.parent
@@ -216,9 +218,10 @@ class Wal:
                 raise self._error from error
             self._synced = sequence
 
-    def save_snapshot(self, metadata: SnapshotMetadata) -> None:
+    def save_snapshot(self, metadata: SnapshotMetadata, *, now: bool = True) -> None:
         """Record that a durable snapshot covers the log up to metadata.index, and sync.
 
+        Unless `now`, the record is left to the next sync; release() keeps what it needs until then.
         If the log does not hold the entry at that index and term, it goes on after the snapshot
         and its entries are void: a snapshot of the leader was installed.
         """
@@ -227,12 +230,21 @@ class Wal:
         restarts = metadata.index > state.index.last or (
             metadata.index >= state.index.first and self.term(metadata.index) != metadata.term
         )
+        covered = self._covered()
         self._write(encode_snapshot(metadata, restarts=restarts))
+        self._covered_before, self._snapshot_sequence = covered, self._sequence
         with self._lock:
             state.snapshot = metadata
             if restarts:
                 state.index.restart(metadata.index)
-        self.sync()
+        if now or restarts:
+            self.sync()
+
+    def _covered(self) -> int:
+        """Return the index of the newest snapshot whose record is durable."""
+        if self._synced >= self._snapshot_sequence:
+            return self._state.snapshot.index
+        return self._covered_before
 
     def entries(self, low: int, high: int, max_size: int | None = None) -> list[Entry]:
         """Read entries [low, high) from the files, cut to `max_size` bytes of data but not to none.
@@ -288,13 +300,13 @@ class Wal:
     def release(self, index: int, keep: int) -> list[str]:
         """Remove segments that neither the snapshot nor `index` needs, down to `keep` segments.
 
-        A segment goes only if all its entries are at or below both `index` and the newest
+        A segment goes only if all its entries are at or below both `index` and the newest durable
         snapshot; `keep` 0 removes nothing, as etcd's --max-wals. One of them waits to be recycled.
         Returns the names removed. Raises WalDiskError.
         """
         if self._error is not None:
             raise self._error
-        index = min(index, self._state.snapshot.index)
+        index = min(index, self._covered())
         removed: list[str] = []
         while 0 < keep < len(self._segments) and self._segments[1].next_index <= index + 1:
             with self._lock:

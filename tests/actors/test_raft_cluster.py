@@ -324,6 +324,23 @@ def test_messages_that_are_not_the_senders_own_are_refused(bench: Bench) -> None
     assert two.word(RaftMetric.PEER_MESSAGES_REFUSED) == 1
 
 
+def test_refused_messages_are_told_once_a_second_at_most(
+    bench: Bench, capfd: pytest.CaptureFixture[str]
+) -> None:
+    leader = bench.elect()
+    one, two = bench.others(leader)
+    capfd.readouterr()
+
+    for _ in range(30):  # three seconds
+        one.actor.peer_received(PeerReceived([two.id] * 100, [0] * 100, [b"garbage"] * 100))
+        bench.tick(*bench.nodes.values())
+
+    lines = [line for line in capfd.readouterr().err.splitlines() if "refused messages" in line]
+    assert 2 <= len(lines) <= 4
+    assert f"member {two.id:x}" in lines[0]
+    assert one.word(RaftMetric.PEER_MESSAGES_REFUSED) == 3000
+
+
 def test_a_start_beside_active_peers_is_fast(bench: Bench) -> None:
     node = next(iter(bench.nodes.values()))
     block = node.actor.board.block("transport") + Cell.METRICS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from timeit import repeat
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from raft.tracker import TrackerConfig
 CHECK_SECONDS_MAX = 3e-6
 
 
-def a_leader(**settings: int) -> RawNode:
+def a_leader(**settings: Any) -> RawNode:
     """A leader of three in term 1 that has told everything; a proposal is to be told."""
     storage = MemoryStorage(conf_state=ConfState(voters=(1, 2, 3)))
     node = RawNode(

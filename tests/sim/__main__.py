@@ -3,9 +3,9 @@
 A single seed is run with its trace, which is the same every time. A row of seeds ends with a
 summary in words and as one line of JSON.
 
-`--seeds A..B` means all of them: the exit status is 1 if any failed, if the minutes were over before
-the last one, or if a long row did not meet every situation of POINTS. `--seeds A..` has no end: it
-takes as many as the minutes allow.
+`--seeds A..B` means all of them: the exit status is 1 if any failed, if the minutes were over
+before the last one, or if a long row did not meet every situation of POINTS. `--seeds A..` has no
+end: it takes as many as the minutes allow.
 """
 
 from __future__ import annotations

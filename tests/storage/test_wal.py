@@ -379,6 +379,26 @@ def test_release_keeps_what_the_snapshot_and_the_count_ask_for(tmp_path: Path) -
     assert wal.segments == names[4:]
 
 
+def test_a_snapshot_left_to_the_next_sync_lets_go_of_nothing_before(tmp_path: Path) -> None:
+    files = CountingFiles()
+    wal = create(tmp_path, files)
+    fill(wal, 1, 50)
+    wal.save_snapshot(SnapshotMetadata(10, 1))
+    names, syncs = wal.segments, files.syncs
+
+    wal.save_snapshot(SnapshotMetadata(30, 1), now=False)
+    waits = files.syncs - syncs, wal.release(49, keep=1)
+    wal.save_snapshot(SnapshotMetadata(40, 1), now=False)
+    waits_still = wal.release(49, keep=1)
+    wal.sync()
+
+    assert waits == (0, names[:1])  # what the snapshot before covers
+    assert waits_still == []
+    assert wal.release(49, keep=1) == names[1:5]
+    wal.close()
+    assert reopen(tmp_path)[1].snapshot == SnapshotMetadata(40, 1)
+
+
 def test_a_released_segment_is_recycled_and_its_old_records_are_not_believed(
     tmp_path: Path,
 ) -> None:

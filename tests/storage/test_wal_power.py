@@ -118,8 +118,10 @@ class Load:
     def take_snapshot(self, snapshot: SnapshotMetadata) -> None:
         self.snapshot = snapshot
         self.begin()
-        self.wal.save_snapshot(snapshot)
-        self.files.journal.acknowledge("synced", len(self.states) - 1)
+        now = self.chance.random() < 0.5
+        self.wal.save_snapshot(snapshot, now=now)
+        if now:
+            self.files.journal.acknowledge("synced", len(self.states) - 1)
 
     def begin(self) -> None:
         self.states.append(seen(self.hard_state, self.snapshot, self.entries))
