@@ -55,7 +55,7 @@ from api.kv import KvService
 from api.lease import LeaseService, min_ttl_seconds
 from api.maintenance import MaintenanceService
 from api.server import ClientServer
-from etcdpb.rpc_pb2 import RangeRequest
+from etcdpb.rpc_pb2 import RangeRequest, TxnRequest
 from kv.errors import NO_SPACE, REQUEST_TOO_MANY_REQUESTS
 from kv.quota import TAKES_SPACE
 from storage.database import exists
@@ -462,6 +462,14 @@ class Gateway(LoopActor):
 
         def serve(view: Any, call: Call) -> None:
             self._scans.start_range(call, request, view.applied_index, stream=stream)
+
+        self.read(call, serve, serializable=serializable)
+
+    def scan_txn(self, call: Call, request: TxnRequest, *, serializable: bool) -> None:
+        """Start a read-only txn over ranges once a fresh enough view is there."""
+
+        def serve(view: Any, call: Call) -> None:
+            self._scans.start_txn(call, request, view.applied_index)
 
         self.read(call, serve, serializable=serializable)
 

@@ -12,10 +12,11 @@ from typing import Any, Final, Protocol
 
 from api.grpc import Call
 from api.header import HeaderWriter
-from etcdpb.rpc_pb2 import RangeRequest
+from etcdpb.rpc_pb2 import RangeRequest, TxnRequest
 from kv.errors import REQUEST_TOO_MANY_REQUESTS, EtcdError
 from storage.reader import Reader
 from storage.scan import HashScan, Scan
+from storage.txn_scan import TxnScan
 
 SCANS_MAX: Final = 1000
 Finished = Callable[[int, int, int, int], None]
@@ -57,8 +58,12 @@ class Scans:
         """Start a range over a view that holds at least the applied index `floor`."""
         scan = self._reader.scan(request, floor, stream=stream)
         self.start(
-            call, _StreamJob(scan, self._header, call) if stream else _RangeJob(scan, self._header)
+            call, _StreamJob(scan, self._header, call) if stream else _UnaryJob(scan, self._header)
         )
+
+    def start_txn(self, call: Call, request: TxnRequest, floor: int) -> None:
+        """Start a read-only txn over a view that holds at least the applied index `floor`."""
+        self.start(call, _UnaryJob(self._reader.scan_txn(request, floor), self._header))
 
     def start_hash(self, call: Call, revision: int, floor: int, finished: Finished) -> None:
         """Hash the history up to a revision (0: the newest) and tell `finished`."""
@@ -113,8 +118,8 @@ class Scans:
         call.on_drain = call.on_close = go_on
 
 
-class _RangeJob:
-    def __init__(self, scan: Scan, header: HeaderWriter) -> None:
+class _UnaryJob:
+    def __init__(self, scan: Scan | TxnScan, header: HeaderWriter) -> None:
         self._scan = scan
         self._header = header
         self.step = scan.step

@@ -33,7 +33,7 @@ from etcdpb.rpc_pb2 import (
 from kv.batch import Op
 from kv.errors import NOT_SUPPORTED_FOR_LEARNER, REQUEST_TOO_LARGE, Code, EtcdError
 from kv.range import is_small
-from kv.txn import is_read_only, is_serializable
+from kv.txn import is_read_only, is_serializable, is_small_txn
 
 M = TypeVar("M", bound=Message)
 NO_CUSTOM_SORT = "RangeStream does not support custom sort orders"
@@ -137,11 +137,16 @@ class KvService:
             self._write(call, Op.TXN, data)
             return
 
+        serializable = is_serializable(request)
+        if not is_small_txn(request):
+            self._backend.scan_txn(call, request, serializable=serializable)
+            return
+
         def serve(view: Any, call: Call) -> None:
             body = view.txn(request)
             call.reply(self._backend.header(view.revision) + body)
 
-        self._backend.read(call, serve, serializable=is_serializable(request))
+        self._backend.read(call, serve, serializable=serializable)
 
     def compact(self, call: Call, data: bytes) -> None:
         """Forget history below a revision; with `physical`, answer when it is gone from disk."""

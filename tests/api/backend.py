@@ -67,6 +67,9 @@ class Backend:
     def scan(self, call: Any, request: Any, *, serializable: bool, stream: bool) -> None:
         self.scans.append((request, serializable, stream))
 
+    def scan_txn(self, call: Any, request: Any, *, serializable: bool) -> None:
+        self.scans.append((request, serializable, False))
+
     def hash_kv(self, call: Any, revision: int, finished: Any) -> None:
         self.hashes.append((revision, finished))
 

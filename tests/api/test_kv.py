@@ -22,6 +22,7 @@ from etcdpb.rpc_pb2 import (
 )
 from kv.batch import Op
 from kv.errors import COMPACTED, EMPTY_KEY, REQUEST_TOO_LARGE, TOO_MANY_OPS, Code
+from kv.txn import is_serializable
 from tests.api.backend import CLUSTER_ID, MEMBER_ID, TERM, Backend, Caller
 
 LARGEST = 1000
@@ -30,6 +31,8 @@ RUBBISH = b"\xff\xff"
 METHODS = ["Range", "RangeStream", "Put", "DeleteRange", "Txn", "Compact"]
 GET = RequestOp(request_range=RangeRequest(key=b"k"))
 LOCAL_GET = RequestOp(request_range=RangeRequest(key=b"k", serializable=True))
+BIG_GET = RequestOp(request_range=RangeRequest(key=b"k", range_end=b"l"))
+OLD_GET = RequestOp(request_range=RangeRequest(key=b"k", revision=3))
 PUT = RequestOp(request_put=PutRequest(key=b"k"))
 
 
@@ -198,6 +201,22 @@ def test_a_txn_that_only_reads_is_served_from_a_view(
     assert desk.backend.reads[0][2] is serializable
     response = TxnResponse.FromString(caller.outcomes[0])
     assert (response.succeeded, response.header.revision) == (True, 9)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        TxnRequest(success=[BIG_GET]),
+        TxnRequest(success=[LOCAL_GET], failure=[BIG_GET]),
+        TxnRequest(success=[OLD_GET]),
+        TxnRequest(compare=[Compare(key=b"k", range_end=b"l")], failure=[LOCAL_GET]),
+    ],
+)
+def test_a_txn_that_may_read_much_is_served_in_slices(desk: Desk, request_: TxnRequest) -> None:
+    caller = desk.ask("Txn", request_)
+
+    assert desk.backend.scans == [(request_, is_serializable(request_), False)]
+    assert desk.backend.reads == desk.backend.proposed == caller.outcomes == []
 
 
 def test_a_txn_of_too_many_operations_is_refused(desk: Desk) -> None:
