@@ -26,7 +26,7 @@ from raft.state import ConfState, Entry, HardState, Snapshot, SnapshotMetadata
 from raft.storage import MemoryStorage
 from storage.database import exists, snapshot_name
 from storage.failures import LogMismatchError
-from storage.files import default_files, scaled, sync_ancestors
+from storage.files import Files, default_files, scaled, sync_ancestors
 from storage.reader import Reader
 from storage.wal import SEGMENT_BYTES, Wal
 from storage.wal_replay import Replay
@@ -52,8 +52,8 @@ def recover(context: ActorContext, log: Logger) -> Recovered:
     config = context.config
     directory = Path(config["wal_dir"] or context.data_dir / "member" / "wal")
     files = default_files()
-    if not directory.exists():
-        _create(directory, config)
+    if not Wal.exists(directory, files):
+        _create(directory, config, files)
     wal, replay = Wal.open(directory, files, segment_bytes=scaled(SEGMENT_BYTES))
     member_id, cluster_id = msgpack.unpackb(replay.metadata)
     applied_index, conf_state = _applied(context.data_dir / "member" / "db")
@@ -88,7 +88,11 @@ def recover(context: ActorContext, log: Logger) -> Recovered:
     )
 
 
-def _create(directory: Path, config: Mapping[str, Any]) -> None:
+def _create(directory: Path, config: Mapping[str, Any], files: Files) -> None:
+    """Make the log in a folder that may be there already, and be a mount point.
+
+    It is made whole in a folder of its own inside; its one file gets its place last.
+    """
     token = config["initial_cluster_token"]
     members = {
         member_id_of(urls, token): (name, urls) for name, urls in config["initial_cluster"].items()
@@ -103,8 +107,9 @@ def _create(directory: Path, config: Mapping[str, Any]) -> None:
         kind, data = encode(ConfChange(ConfChangeType.ADD_NODE, member_id, context))
         entries.append(Entry(term=1, index=index, data=data, type=kind))
     directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    files = default_files()
-    partial = directory.with_name(directory.name + ".new")
+    if not directory.exists():
+        files.make_directory(directory)
+    partial = directory / "new"
     if partial.exists():  # left by a start that was cut short
         for name in files.list(partial):
             files.unlink(partial / name)
@@ -113,7 +118,10 @@ def _create(directory: Path, config: Mapping[str, Any]) -> None:
     wal.append(entries, HardState(term=1, vote=0, commit=len(entries)))
     wal.sync()
     wal.close()
-    files.rename(partial, directory)
+    (segment,) = wal.segments
+    files.rename(partial / segment, directory / segment)
+    files.remove_directory(partial)
+    files.sync_directory(directory)
     sync_ancestors(directory, files)
 
 

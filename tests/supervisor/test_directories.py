@@ -130,7 +130,9 @@ def test_a_member_is_initialized_once_its_log_has_files(tmp_path: Path) -> None:
     assert not is_initialized(tmp_path / "wal")
     (tmp_path / "wal").mkdir()
     assert not is_initialized(tmp_path / "wal")
-    (tmp_path / "wal" / "0.wal").write_bytes(b"")
+    (tmp_path / "wal" / "lost+found").mkdir()
+    assert not is_initialized(tmp_path / "wal")
+    (tmp_path / "wal" / f"{0:016x}-{1:016x}.wal").write_bytes(b"")
     assert is_initialized(tmp_path / "wal")
 
 
