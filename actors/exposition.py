@@ -6,6 +6,7 @@ Prometheus on a hot path: the words are there anyway, and this module reads them
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -250,9 +251,9 @@ class MemberCollector(Collector):
             depth.add_metric((actor,), self._board.depth(actor))
         yield depth
         yield from actor_families(self._board)
-        if Path("/proc/self/fd").exists():
-            yield _gauge("os_fd_used", "Open descriptors.", len(os.listdir("/proc/self/fd")))
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if Path("/proc/self/fd").exists():
+            yield _gauge("os_fd_used", "Open descriptors.", descriptors_used(limit))
         yield _gauge("os_fd_limit", "The most descriptors that may be open.", limit)
 
     def _edges(self) -> Iterator[Metric]:
@@ -271,6 +272,16 @@ class MemberCollector(Collector):
                     if value:
                         family.add_metric((sender, receiver), value)
             yield family
+
+
+def descriptors_used(limit: int) -> int:
+    """Count this process's descriptors; when there is none left to count by, all are used."""
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        return limit
 
 
 def code_name(code: int) -> str:

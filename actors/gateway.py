@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import resource
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -171,6 +172,7 @@ class Gateway(LoopActor):
         config = self.context.config
         self._generation = self._status.applier(ApplierMetric.GENERATION)  # before CURRENT is read
         self._reader = Reader(self._directory)
+        self._reader.keep_scan_connection()
         self.header = HeaderWriter(self._status.cluster_id, self._status.member_id)
         self._reads = Reads(
             self._reader,
@@ -199,13 +201,17 @@ class Gateway(LoopActor):
         pages = MemberPages(self.read, self._reader, self._status, collector, self.count, debug)
         sockets = self.context.sockets
         limits = Limits.of(config)
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        few = limits.within(descriptors, sixteenths=1)
         routes = HttpRoutes() if sockets.get("http") else pages.routes()
-        self._server = ClientServer(self.loop, router, routes, limits)
+        self._server = ClientServer(
+            self.loop, router, routes, limits.within(descriptors, sixteenths=14)
+        )
         self._server.may_accept = self._balance.may_accept
         self._server.intercept = Interceptor(self._status)
         self._pages = {
-            "http": ClientServer(self.loop, {}, pages.routes(), limits),
-            "metrics": ClientServer(self.loop, {}, pages.routes(version=False), limits),
+            "http": ClientServer(self.loop, {}, pages.routes(), few),
+            "metrics": ClientServer(self.loop, {}, pages.routes(version=False), few),
         }
         self._serving = True
         for purpose, server in ({"client": self._server} | self._pages).items():

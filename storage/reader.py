@@ -207,6 +207,10 @@ class Reader:
         self._pool.move(self._directory / self._generation)
         return True
 
+    def keep_scan_connection(self) -> None:
+        """Have a connection for scans from now on, whatever descriptors there will be later."""
+        self._pool.open_one()
+
     def close(self) -> None:
         """Close all connections."""
         self._pool.close()

@@ -34,7 +34,7 @@ from kv.range import (
 from kv.range import sort_key as order_of
 from kv.store import KV
 from raft.varint import varint
-from storage.database import open_reader
+from storage.database import DatabaseError, no_descriptor_left, open_reader
 from storage.queries import SLICE_KEYS, Queries, bindings, scan_statement
 
 SECONDS_MAX: Final = 2.0
@@ -59,11 +59,22 @@ class ScanPool:
         self.running: set[SlicedRead] = set()
 
     def take(self) -> apsw.Connection | None:
-        """Return a free connection, None if all are lent."""
+        """Return a free connection, None if all are lent or there is no descriptor for one more."""
         if self._lent == POOL_MAX:
             return None
+        if not self._idle:
+            try:
+                self.open_one()
+            except DatabaseError:
+                if not no_descriptor_left():
+                    raise
+                return None
         self._lent += 1
-        return self._idle.pop() if self._idle else open_reader(self._path)
+        return self._idle.pop()
+
+    def open_one(self) -> None:
+        """Open one more connection."""
+        self._idle.append(open_reader(self._path))
 
     def give_back(self, connection: apsw.Connection) -> None:
         """Take a connection back; it must not be in a transaction."""
@@ -79,8 +90,11 @@ class ScanPool:
 
     def move(self, path: Path) -> None:
         """Go over to another file; scans under way go on there."""
+        there_were = bool(self._lent or self._idle)
         self.close()
         self._path = path
+        if there_were:
+            self.open_one()
 
     def close(self) -> None:
         """Close everything; scans under way are over."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import apsw
@@ -358,6 +359,27 @@ def test_scans_wait_for_a_free_connection(tmp_path: Path) -> None:
     pool.give_back(lent[0])
 
     assert scan.step()
+    driver.close()
+
+
+def test_scans_make_do_with_the_connection_there_is_when_descriptors_run_out(
+    tmp_path: Path, tiny_steps: None
+) -> None:
+    driver = filled(tmp_path)
+    driver.put(*numbered(10))
+    driver.reader.keep_scan_connection()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    scans = [driver.reader.scan(ALL) for _ in range(3)]
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+    try:
+        done = [scan.step() for scan in scans]
+        counts = [response(scan).count for scan in scans]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert done == [False] * 3
+    assert counts == [10] * 3
     driver.close()
 
 
