@@ -11,10 +11,12 @@ Rules (RULES A10):
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 
@@ -25,13 +27,16 @@ from raft.conf_change import ConfChange, ConfChangeType, encode
 from raft.state import ConfState, Entry, HardState, Snapshot, SnapshotMetadata
 from raft.storage import MemoryStorage
 from storage.database import exists, snapshot_name
-from storage.failures import LogMismatchError
+from storage.failures import LogMismatchError, once_there_is_space
 from storage.files import Files, default_files, scaled, sync_ancestors
 from storage.reader import Reader
 from storage.wal import SEGMENT_BYTES, Wal
 from storage.wal_replay import Replay
 from transport.context import ActorContext
 from transport.log import Logger
+
+SPACE_SECONDS: Final = 0.1
+"""Between tries to start on a full disk: the applier frees its ballast, or somebody else does."""
 
 
 @dataclass(slots=True)
@@ -54,9 +59,16 @@ def recover(context: ActorContext, log: Logger) -> Recovered:
     files = default_files()
     if not Wal.exists(directory, files):
         _create(directory, config, files)
-    wal, replay = Wal.open(directory, files, segment_bytes=scaled(SEGMENT_BYTES))
+
+    def wait(error: Exception) -> None:
+        log.error("no space left for the log", error=str(error))
+        time.sleep(SPACE_SECONDS)
+
+    opening = partial(Wal.open, directory, files, segment_bytes=scaled(SEGMENT_BYTES))
+    wal, replay = once_there_is_space(opening, wait)
     member_id, cluster_id = msgpack.unpackb(replay.metadata)
-    applied_index, conf_state = _applied(context.data_dir / "member" / "db")
+    database = context.data_dir / "member" / "db"
+    applied_index, conf_state = once_there_is_space(partial(_applied, database), wait)
     storage = _storage_of(replay)
     if storage.first_index() > applied_index + 1:
         # A snapshot was recorded and its file not yet switched to: the applier will.
