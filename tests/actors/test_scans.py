@@ -11,7 +11,7 @@ import pytest
 
 from actors.scans import SCANS_MAX, Scans
 from api.header import HeaderWriter
-from etcdpb.rpc_pb2 import RangeRequest, RequestOp, TxnRequest, TxnResponse
+from etcdpb.rpc_pb2 import RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse
 from kv.errors import COMPACTED, REQUEST_TOO_MANY_REQUESTS, EtcdError, Status
 from storage import scan as scan_module
 from tests.storage.database_driver import filled
@@ -36,9 +36,13 @@ class Caller:
 
     def __init__(self) -> None:
         self.closed = False
+        self.room = True
         self.on_drain: Callable[[], None] | None = None
         self.on_close: Callable[[], None] | None = None
         self.outcome: Any = None
+
+    def take_room(self, size: int) -> bool:
+        return self.room
 
     def reply(self, message: bytes) -> None:
         self.closed = True
@@ -217,4 +221,28 @@ def test_the_loop_turns_while_a_txn_reads_everything(
     assert turns >= 500
     assert (response.header.member_id, response.header.revision) == (2, 501)
     assert len(response.responses[0].response_range.kvs) == 500
+    driver.close()
+
+
+def test_a_range_of_a_client_that_does_not_read_is_not_even_begun(tmp_path: Path) -> None:
+    driver = filled(tmp_path)
+    driver.put("a", "b")
+    loop, callers = Loop(), [Caller() for _ in range(SCANS_MAX)]
+    scans = Scans(driver.reader, HeaderWriter(1, 2), loop.call_soon)
+    for caller in callers:
+        caller.room = False
+        request = RangeRequest(key=b"\0", range_end=b"\0")
+        scans.start_range(caller, request, 0, stream=False)  # type: ignore[arg-type]
+    for _ in range(SCANS_MAX):
+        loop.turn()
+
+    stalled = len(scans), len(loop.due), [caller.outcome for caller in callers if caller.outcome]
+    callers[7].room = True
+    callers[7].drained()
+    while callers[7].outcome is None:
+        loop.turn()
+
+    assert stalled == (SCANS_MAX, 0, [])
+    assert RangeResponse.FromString(callers[7].outcome).count == 2
+    assert len(scans) == SCANS_MAX - 1
     driver.close()

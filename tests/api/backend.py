@@ -17,8 +17,12 @@ class Caller:
 
     def __init__(self) -> None:
         self.closed = False
+        self.reads = True
         self.outcomes: list[Any] = []
         self.on_close: Callable[[], None] | None = None
+
+    def take_room(self, size: int) -> bool:
+        return self.reads
 
     def reply(self, message: bytes) -> None:
         if not self.closed:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 
-from api.kv import KvService
+from api.kv import ROOMLESS_BYTES, KvService
 from etcdpb.rpc_pb2 import (
     CompactionRequest,
     CompactionResponse,
@@ -40,12 +40,13 @@ class View:
     """A moment at revision 9."""
 
     revision = 9
+    padding = b""
 
     def range(self, request: RangeRequest) -> bytes:
-        return RangeResponse(count=1).SerializeToString()
+        return RangeResponse(count=1).SerializeToString() + self.padding
 
     def txn(self, request: TxnRequest) -> bytes:
-        return TxnResponse(succeeded=True).SerializeToString()
+        return TxnResponse(succeeded=True).SerializeToString() + self.padding
 
 
 class Desk:
@@ -201,6 +202,33 @@ def test_a_txn_that_only_reads_is_served_from_a_view(
     assert desk.backend.reads[0][2] is serializable
     response = TxnResponse.FromString(caller.outcomes[0])
     assert (response.succeeded, response.header.revision) == (True, 9)
+
+
+def test_what_a_client_does_not_read_is_read_again_when_it_does(desk: Desk) -> None:
+    for method, request_ in (
+        ("Range", RangeRequest(key=b"k")),
+        ("Txn", TxnRequest(success=[GET])),
+    ):
+        desk.backend.view.padding = b"x" * ROOMLESS_BYTES
+        caller = desk.ask(method, request_)
+        caller.reads = False
+
+        desk.backend.serve()
+
+        assert caller.outcomes == []
+        assert desk.backend.scans == [(request_, True, False)]
+        desk.backend.scans.clear()
+        desk.backend.reads.clear()
+
+
+def test_a_small_answer_asks_for_no_room(desk: Desk) -> None:
+    caller = desk.ask("Range", RangeRequest(key=b"k"))
+    caller.reads = False
+
+    desk.backend.serve()
+
+    assert len(caller.outcomes) == 1
+    assert desk.backend.scans == []
 
 
 @pytest.mark.parametrize(
