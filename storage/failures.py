@@ -43,7 +43,7 @@ def is_for_space(error: Exception) -> bool:
     """Tell whether something failed for want of space on the disk, and may succeed later."""
     if isinstance(error, apsw.IOError):
         # The index of the database's log is stretched, when it is new, by whoever opens it first.
-        return error.extendedresult == apsw.SQLITE_IOERR_SHMSIZE
+        return bool(getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE)
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return isinstance(error, DiskFullError | WalSpaceError)

@@ -57,7 +57,7 @@ def test_other_failures_of_a_start_are_not_waited_out() -> None:
         raise PermissionError(errno.EACCES, "no")
 
     with pytest.raises(PermissionError):
-        once_there_is_space(start, pytest.fail)
+        once_there_is_space(start, lambda error: pytest.fail(str(error)))
 
 
 def test_no_reserve_is_made_of_the_last_free_space(

@@ -248,7 +248,7 @@ def fill(path: Path) -> None:
 
 def put_until_refused(client: Client, prefix: bytes) -> tuple[dict[bytes, int], Answer]:
     """Put big values until one is refused; return the acknowledged ones and the refusal."""
-    acknowledged = {}
+    acknowledged: dict[bytes, int] = {}
     for number in range(400):
         key = b"%s%04d" % (prefix, number)
         answer = client.answer(pb.PutRequest(key=key, value=b"value of " + key), 5.0)

@@ -300,13 +300,8 @@ def test_a_range_that_is_sorted_and_filtered_in_runs_comes_out_as_one(
     driver = filled(tmp_path)
     driver.put(*numbered(60), value=b"w")
     driver.put(*numbered(60)[::-3], value=b"v")
-    request = RangeRequest(
-        key=b"key",
-        range_end=b"kez",
-        sort_order=order,
-        sort_target=target,
-        **options,  # type: ignore[arg-type]
-    )
+    options |= {"sort_order": order, "sort_target": target}
+    request = RangeRequest(key=b"key", range_end=b"kez", **options)  # type: ignore[arg-type]
 
     got = response(driver.reader.scan(request))
 

@@ -76,7 +76,7 @@ def test_a_full_disk_leaves_the_log_of_the_database_as_it_is(tmp_path: Path) -> 
     driver.put("a")
     frames = driver.store.wal_frames()
     connection: Any = driver.store._connection
-    driver.store._connection = FullDisk(connection)  # type: ignore[assignment]
+    driver.store._connection = FullDisk(connection)
 
     assert not driver.store.restart_wal()
 
