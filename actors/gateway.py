@@ -27,6 +27,7 @@ import msgpack
 from actors.balance import Balance
 from actors.base import handles, run
 from actors.call_counts import CallCounts
+from actors.client_requests import ClientRequests
 from actors.cluster_version import ClusterVersion
 from actors.debug_pages import ActorPages
 from actors.exposition import MemberCollector
@@ -47,7 +48,7 @@ from actors.timeouts import Timeouts
 from actors.unanswered import recover, retry_late
 from actors.watching import Watching
 from api.cluster import ClusterService
-from api.grpc import Call, Limits
+from api.grpc import Call, Kind, Limits
 from api.header import HeaderWriter
 from api.health import HealthService
 from api.http1 import HttpRoutes
@@ -208,7 +209,9 @@ class Gateway(LoopActor):
             self.loop, router, routes, limits.within(descriptors, sixteenths=14)
         )
         self._server.may_accept = self._balance.may_accept
-        self._server.intercept = Interceptor(self._status)
+        streams = (path for path, method in router.items() if method.kind is not Kind.UNARY)
+        interceptor = Interceptor(self._status)
+        self._server.intercept = ClientRequests(self.board, self.name, interceptor, streams)
         self._pages = {
             "http": ClientServer(self.loop, {}, pages.routes(), few),
             "metrics": ClientServer(self.loop, {}, pages.routes(version=False), few),
