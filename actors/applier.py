@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from actors import failpoints
@@ -56,6 +57,7 @@ from storage.database import (
     set_current,
     snapshot_name,
 )
+from storage.failures import once_there_is_space
 from storage.files import scaled
 from storage.store import SqliteStore
 from transport.context import ActorContext
@@ -118,7 +120,9 @@ class Applier(Actor):
         """Open the database, or make it. Runs on the actor's thread."""
         self._directory = self.context.data_dir / "member" / "db"
         self._ballast = Ballast(self.context.data_dir / "member")
-        self._store = SqliteStore(open_or_create(self._directory))
+        self._store = SqliteStore(
+            once_there_is_space(partial(open_or_create, self._directory), self._make_space)
+        )
         self._note_generation()
         self._machine = Machine(self._store)
         self._commit_took = Histogram(self.board, self.name, ApplierMetric.COMMIT)
@@ -128,6 +132,15 @@ class Applier(Actor):
         self._applied_index = self._machine.applied_index
         self._note_progress()
         self.metric(ApplierMetric.PRUNED_TO, max(0, self._store.pruned_to()))
+
+    def _make_space(self, error: Exception) -> None:
+        """Free the ballast for a start on a full disk; without one wait for somebody's space."""
+        self.metric(ApplierMetric.NO_SPACE, 1)
+        freed = self._ballast.release()
+        self.log.error("no space left for the database", freed_bytes=freed, error=str(error))
+        self.note_progress()
+        if not freed:
+            time.sleep(RETRY_SECONDS_MAX)
 
     def have(self, sender: str) -> int:
         """Return the applied index: entries follow from there."""

@@ -6,6 +6,7 @@ Prometheus on a hot path: the words are there anyway, and this module reads them
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from actors import client_requests
 from actors.actor_metrics import actor_families
 from actors.call_counts import RECEIVED, SENT, STARTED
 from actors.gateway_status import MemberWords
@@ -33,9 +35,10 @@ from actors.metrics import (
     RaftMetric,
     SnapshotterMetric,
 )
+from actors.peer_metrics import peer_families
 from actors.snapshot_metrics import snapshot_families
 from kv.errors import Code
-from kv.version import CLUSTER_VERSION, VERSION
+from kv.version import VERSION
 from transport.counters import Board, Cell, Edge
 
 GAUGES: Final[tuple[tuple[str, str, RaftMetric | ApplierMetric], ...]] = (
@@ -113,11 +116,13 @@ class MemberCollector(Collector):
         yield _gauge(
             "etcd_server_has_leader", "Whether a leader is known.", int(status.leader != 0)
         )
-        yield _gauge("etcd_server_is_learner", "Whether this member is a learner.", 0)
-        yield _labelled("etcd_server_version", "Version.", "server_version", VERSION)
-        yield _labelled(
-            "etcd_cluster_version", "Cluster version.", "cluster_version", CLUSTER_VERSION
+        yield _gauge(
+            "etcd_server_is_learner", "Whether this member is a learner.", int(status.is_learner)
         )
+        yield _labelled("etcd_server_version", "Version.", "server_version", VERSION)
+        if status.cluster_version:
+            running, _, _ = status.cluster_version.rpartition(".")  # major and minor, as in etcd
+            yield _labelled("etcd_cluster_version", "Cluster version.", "cluster_version", running)
         yield _labelled("etcd_server_id", "Member id.", "server_id", f"{status.member_id:x}")
         yield _gauge("etcd_server_quota_backend_bytes", "Quota.", status.quota_bytes)
         yield _gauge("etcd_mvcc_db_total_size_in_bytes", "Size of the database.", status.db_bytes)
@@ -132,6 +137,7 @@ class MemberCollector(Collector):
             yield _counter(name, text, self._word(word))
         yield from lease_families(self._board)
         yield from snapshot_families(self._board)
+        yield from peer_families(self._board, status.member_id)
         yield from self._gateways()
         yield from self._histograms()
         yield from self._actors()
@@ -174,6 +180,14 @@ class MemberCollector(Collector):
         yield _counter(
             "trouped_expired", "Requests whose time was over.", total(GatewayMetric.EXPIRED)
         )
+        requests = CounterMetricFamily(
+            "etcd_server_client_requests",
+            "The total number of client requests per client version.",
+            labels=("type", "client_api_version"),
+        )
+        for labels, count in sorted(client_requests.total(self._board).items()):
+            requests.add_metric(labels, count)
+        yield requests
         yield from self._calls()
 
     def _calls(self) -> Iterator[Metric]:
@@ -250,9 +264,9 @@ class MemberCollector(Collector):
             depth.add_metric((actor,), self._board.depth(actor))
         yield depth
         yield from actor_families(self._board)
-        if Path("/proc/self/fd").exists():
-            yield _gauge("os_fd_used", "Open descriptors.", len(os.listdir("/proc/self/fd")))
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if Path("/proc/self/fd").exists():
+            yield _gauge("os_fd_used", "Open descriptors.", descriptors_used(limit))
         yield _gauge("os_fd_limit", "The most descriptors that may be open.", limit)
 
     def _edges(self) -> Iterator[Metric]:
@@ -278,6 +292,16 @@ class MemberCollector(Collector):
                 if value := board.lost(sender, receiver):
                     lost.add_metric((sender, receiver), value)
         yield lost
+
+
+def descriptors_used(limit: int) -> int:
+    """Count this process's descriptors; when there is none left to count by, all are used."""
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        return limit
 
 
 def code_name(code: int) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import resource
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +27,7 @@ import msgpack
 from actors.balance import Balance
 from actors.base import handles, run
 from actors.call_counts import CallCounts
+from actors.client_requests import ClientRequests
 from actors.cluster_version import ClusterVersion
 from actors.debug_pages import ActorPages
 from actors.exposition import MemberCollector
@@ -46,7 +48,7 @@ from actors.timeouts import Timeouts
 from actors.unanswered import recover, retry_late
 from actors.watching import Watching
 from api.cluster import ClusterService
-from api.grpc import Call, Limits
+from api.grpc import Call, Kind, Limits
 from api.header import HeaderWriter
 from api.health import HealthService
 from api.http1 import HttpRoutes
@@ -55,7 +57,7 @@ from api.kv import KvService
 from api.lease import LeaseService, min_ttl_seconds
 from api.maintenance import MaintenanceService
 from api.server import ClientServer
-from etcdpb.rpc_pb2 import RangeRequest
+from etcdpb.rpc_pb2 import RangeRequest, TxnRequest
 from kv.errors import NO_SPACE, REQUEST_TOO_MANY_REQUESTS
 from kv.quota import TAKES_SPACE
 from storage.database import exists
@@ -172,6 +174,7 @@ class Gateway(LoopActor):
         config = self.context.config
         self._generation = self._status.applier(ApplierMetric.GENERATION)  # before CURRENT is read
         self._reader = Reader(self._directory)
+        self._reader.keep_scan_connection()
         self.header = HeaderWriter(self._status.cluster_id, self._status.member_id)
         self._reads = Reads(
             self._reader,
@@ -200,13 +203,19 @@ class Gateway(LoopActor):
         pages = MemberPages(self.read, self._reader, self._status, collector, self.count, debug)
         sockets = self.context.sockets
         limits = Limits.of(config)
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        few = limits.within(descriptors, sixteenths=1)
         routes = HttpRoutes() if sockets.get("http") else pages.routes()
-        self._server = ClientServer(self.loop, router, routes, limits)
+        self._server = ClientServer(
+            self.loop, router, routes, limits.within(descriptors, sixteenths=14)
+        )
         self._server.may_accept = self._balance.may_accept
-        self._server.intercept = Interceptor(self._status)
+        streams = (path for path, method in router.items() if method.kind is not Kind.UNARY)
+        interceptor = Interceptor(self._status)
+        self._server.intercept = ClientRequests(self.board, self.name, interceptor, streams)
         self._pages = {
-            "http": ClientServer(self.loop, {}, pages.routes(), limits),
-            "metrics": ClientServer(self.loop, {}, pages.routes(version=False), limits),
+            "http": ClientServer(self.loop, {}, pages.routes(), few),
+            "metrics": ClientServer(self.loop, {}, pages.routes(version=False), few),
         }
         self._serving = True
         for purpose, server in ({"client": self._server} | self._pages).items():
@@ -463,6 +472,14 @@ class Gateway(LoopActor):
 
         def serve(view: Any, call: Call) -> None:
             self._scans.start_range(call, request, view.applied_index, stream=stream)
+
+        self.read(call, serve, serializable=serializable)
+
+    def scan_txn(self, call: Call, request: TxnRequest, *, serializable: bool) -> None:
+        """Start a read-only txn over ranges once a fresh enough view is there."""
+
+        def serve(view: Any, call: Call) -> None:
+            self._scans.start_txn(call, request, view.applied_index)
 
         self.read(call, serve, serializable=serializable)
 

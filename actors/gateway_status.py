@@ -16,7 +16,8 @@ class MemberWords:
         self._applier = board.block("applier") + Cell.METRICS
         self._transport = board.block("transport") + Cell.METRICS
         self.quota_bytes = quota_bytes
-        self.is_learner = False  # as of the last `refresh`
+        self.is_learner = False  # these four as of the last `refresh`
+        self.cluster_version = ""  # empty while undecided
         self.db_bytes = 0
         self.db_in_use_bytes = 0
 
@@ -29,11 +30,12 @@ class MemberWords:
         return self._words[self._applier + word]
 
     def refresh(self, reader: Reader) -> None:
-        """Look up what only the database knows: its size, and what this member is."""
+        """Look up what only the database knows: its size, its version, what this member is."""
         self.db_bytes, self.db_in_use_bytes = reader.sizes()
         own = self.member_id
         with reader.view() as view:
             self.is_learner = any(m.is_learner for m in view.members() if m.id == own)
+            self.cluster_version = view.cluster_version() or ""
 
     @property
     def member_id(self) -> int:

@@ -83,6 +83,7 @@ class GatewayMetric(IntEnum):
     SLOW_WATCHERS = 18
     WATCH_EVENTS = 19
     UNREAD_REVISION = 20  # watchers have still to read from here on: not pruned yet; 0 is none
+    CLIENT_REQUESTS = 40  # pairs, see client_requests.py
     CALLS = 64  # pairs, see call_counts.py
 
 

@@ -11,10 +11,12 @@ Rules (RULES A10):
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 
@@ -25,13 +27,16 @@ from raft.conf_change import ConfChange, ConfChangeType, encode
 from raft.state import ConfState, Entry, HardState, Snapshot, SnapshotMetadata
 from raft.storage import MemoryStorage
 from storage.database import exists, snapshot_name
-from storage.failures import LogMismatchError
-from storage.files import default_files, scaled, sync_ancestors
+from storage.failures import LogMismatchError, once_there_is_space
+from storage.files import Files, default_files, scaled, sync_ancestors
 from storage.reader import Reader
 from storage.wal import SEGMENT_BYTES, Wal
 from storage.wal_replay import Replay
 from transport.context import ActorContext
 from transport.log import Logger
+
+SPACE_SECONDS: Final = 0.1
+"""Between tries to start on a full disk: the applier frees its ballast, or somebody else does."""
 
 
 @dataclass(slots=True)
@@ -52,11 +57,18 @@ def recover(context: ActorContext, log: Logger) -> Recovered:
     config = context.config
     directory = Path(config["wal_dir"] or context.data_dir / "member" / "wal")
     files = default_files()
-    if not directory.exists():
-        _create(directory, config)
-    wal, replay = Wal.open(directory, files, segment_bytes=scaled(SEGMENT_BYTES))
+    if not Wal.exists(directory, files):
+        _create(directory, config, files)
+
+    def wait(error: Exception) -> None:
+        log.error("no space left for the log", error=str(error))
+        time.sleep(SPACE_SECONDS)
+
+    opening = partial(Wal.open, directory, files, segment_bytes=scaled(SEGMENT_BYTES))
+    wal, replay = once_there_is_space(opening, wait)
     member_id, cluster_id = msgpack.unpackb(replay.metadata)
-    applied_index, conf_state = _applied(context.data_dir / "member" / "db")
+    database = context.data_dir / "member" / "db"
+    applied_index, conf_state = once_there_is_space(partial(_applied, database), wait)
     storage = _storage_of(replay)
     if storage.first_index() > applied_index + 1:
         # A snapshot was recorded and its file not yet switched to: the applier will.
@@ -88,7 +100,11 @@ def recover(context: ActorContext, log: Logger) -> Recovered:
     )
 
 
-def _create(directory: Path, config: Mapping[str, Any]) -> None:
+def _create(directory: Path, config: Mapping[str, Any], files: Files) -> None:
+    """Make the log in a folder that may be there already, and be a mount point.
+
+    It is made whole in a folder of its own inside; its one file gets its place last.
+    """
     token = config["initial_cluster_token"]
     members = {
         member_id_of(urls, token): (name, urls) for name, urls in config["initial_cluster"].items()
@@ -103,8 +119,9 @@ def _create(directory: Path, config: Mapping[str, Any]) -> None:
         kind, data = encode(ConfChange(ConfChangeType.ADD_NODE, member_id, context))
         entries.append(Entry(term=1, index=index, data=data, type=kind))
     directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    files = default_files()
-    partial = directory.with_name(directory.name + ".new")
+    if not directory.exists():
+        files.make_directory(directory)
+    partial = directory / "new"
     if partial.exists():  # left by a start that was cut short
         for name in files.list(partial):
             files.unlink(partial / name)
@@ -113,7 +130,10 @@ def _create(directory: Path, config: Mapping[str, Any]) -> None:
     wal.append(entries, HardState(term=1, vote=0, commit=len(entries)))
     wal.sync()
     wal.close()
-    files.rename(partial, directory)
+    (segment,) = wal.segments
+    files.rename(partial / segment, directory / segment)
+    files.remove_directory(partial)
+    files.sync_directory(directory)
     sync_ancestors(directory, files)
 
 

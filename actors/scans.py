@@ -1,7 +1,7 @@
 """Big reads in slices: a range or a hash that would hold up the event loop works a bit per turn.
 
-A stream whose client does not read takes no turns and holds no connection until it can be written
-to again.
+A client that does not read takes no turns and holds no connection until it can be written to
+again: a stream when its queue is full, a unary call when too much waits for the whole client.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import Any, Final, Protocol
 
 from api.grpc import Call
 from api.header import HeaderWriter
-from etcdpb.rpc_pb2 import RangeRequest
+from etcdpb.rpc_pb2 import RangeRequest, TxnRequest
 from kv.errors import REQUEST_TOO_MANY_REQUESTS, EtcdError
 from storage.reader import Reader
 from storage.scan import HashScan, Scan
+from storage.txn_scan import TxnScan
 
 SCANS_MAX: Final = 1000
 Finished = Callable[[int, int, int, int], None]
@@ -57,8 +58,13 @@ class Scans:
         """Start a range over a view that holds at least the applied index `floor`."""
         scan = self._reader.scan(request, floor, stream=stream)
         self.start(
-            call, _StreamJob(scan, self._header, call) if stream else _RangeJob(scan, self._header)
+            call,
+            _StreamJob(scan, self._header, call) if stream else _UnaryJob(scan, self._header, call),
         )
+
+    def start_txn(self, call: Call, request: TxnRequest, floor: int) -> None:
+        """Start a read-only txn over a view that holds at least the applied index `floor`."""
+        self.start(call, _UnaryJob(self._reader.scan_txn(request, floor), self._header, call))
 
     def start_hash(self, call: Call, revision: int, floor: int, finished: Finished) -> None:
         """Hash the history up to a revision (0: the newest) and tell `finished`."""
@@ -113,18 +119,23 @@ class Scans:
         call.on_drain = call.on_close = go_on
 
 
-class _RangeJob:
-    def __init__(self, scan: Scan, header: HeaderWriter) -> None:
+class _UnaryJob:
+    """Answers in one message; begins and goes on only while there is room for one."""
+
+    def __init__(self, scan: Scan | TxnScan, header: HeaderWriter, call: Call) -> None:
         self._scan = scan
         self._header = header
+        self._call = call
         self.step = scan.step
         self.close = scan.close
 
     def ready(self) -> bool:
-        return True
+        return self._call.take_room(0)
 
     def finish(self, call: Call) -> None:
-        call.reply(b"".join([self._header(self._scan.revision), *self._scan.body()]))
+        answer = b"".join([self._header(self._scan.revision), *self._scan.body()])
+        call.take_room(len(answer))
+        call.reply(answer)
 
 
 class _HashJob:

@@ -79,6 +79,9 @@ class Backend(Protocol):
     def scan(self, call: Call, request: RangeRequest, *, serializable: bool, stream: bool) -> None:
         """Answer a big range in slices of the event loop."""
 
+    def scan_txn(self, call: Call, request: TxnRequest, *, serializable: bool) -> None:
+        """Answer a read-only txn over ranges in slices of the event loop."""
+
     def hash_kv(
         self, call: Call, revision: int, finished: Callable[[int, int, int, int], None]
     ) -> None:

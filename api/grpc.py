@@ -61,9 +61,11 @@ class GrpcConnection:
         "_blocked",
         "_clock",
         "_next_deadline",
+        "_overtaken",
         "_router",
         "_statuses",
         "_unacknowledged",
+        "_without_room",
         "answered_early",
         "calls",
         "dirty",
@@ -95,6 +97,8 @@ class GrpcConnection:
         self.dirty = False
         self.answered_early: list[int] = []  # answered before the peer had half-closed
         self._blocked: dict[int, Call] = {}  # found not writable
+        self._without_room: dict[int, Call] = {}  # their answers wait until the peer has read
+        self._overtaken = 0  # bytes of answers queued while there was too much already
         # (stream, bytes) received while too much waits to be sent; None while all is well
         self._unacknowledged: list[tuple[int, int]] | None = None
         self._assembled = 0  # bytes of unfinished messages
@@ -301,6 +305,8 @@ class GrpcConnection:
             call.reader = None
         if self._blocked:
             self._blocked.pop(stream_id, None)
+        if self._without_room:
+            self._without_room.pop(stream_id, None)
         if not call.closed:
             deadline = call.deadline  # a client gives up at it too, and mostly a moment before us
             if deadline is not None and deadline - self._clock() <= DEADLINE_SLACK:
@@ -332,6 +338,21 @@ class GrpcConnection:
         self._blocked[call.stream_id] = call
         return False
 
+    def take_room(self, call: Call, size: int) -> bool:
+        """Whether a whole answer of `size` bytes may be queued; False remembers it for on_drain.
+
+        Behind a big answer that the peer is still reading, others may queue up to as much again as
+        the connection's bound: they needn't wait for it.
+        """
+        if not self._is_crowded():
+            self._overtaken = 0
+            return True
+        if self._overtaken < self.limits.connection_queue_bytes:
+            self._overtaken += size
+            return True
+        self._without_room[call.stream_id] = call
+        return False
+
     def _is_crowded(self) -> bool:
         bound = self.limits.connection_queue_bytes
         return bool(bound) and self.http2.queued_body_size() > bound
@@ -348,6 +369,8 @@ class GrpcConnection:
             self._collect()
         if self._blocked:
             self._unblock()
+        if self._without_room:
+            self._give_room()
         if self.limits.connection_queue_bytes and not http2.closing:
             self._throttle()
         if http2.drained and not self.calls and not http2.closing:
@@ -395,6 +418,14 @@ class GrpcConnection:
             elif call.on_drain is not None:
                 call.on_drain()
 
+    def _give_room(self) -> None:
+        if self.http2.queued_body_size() > self.limits.connection_queue_bytes // 2:
+            return
+        waiting, self._without_room = self._without_room, {}
+        for call in waiting.values():
+            if not call.closed and call.on_drain is not None:
+                call.on_drain()
+
     def _throttle(self) -> None:
         """Hold window back while the peer has too much to read; give it back after."""
         queued = self.http2.queued_body_size()
@@ -435,6 +466,7 @@ class GrpcConnection:
         calls = list(self.calls.values())
         self.calls.clear()
         self._blocked.clear()
+        self._without_room.clear()
         self._next_deadline = NEVER
         self.http2.finish()
         self.on_dirty = None

@@ -258,6 +258,13 @@ class Call:
             return False
         return self._connection.is_writable(self)
 
+    def take_room(self, size: int) -> bool:
+        """Whether a unary call's answer of `size` bytes may be sent; False asks for on_drain.
+
+        A peer that does not read has only so much of what it asked for kept ready for it.
+        """
+        return not self.closed and self._connection.take_room(self, size)
+
     def finish(self, code: int = 0, text: str = "") -> None:
         """End the call with a code and a text; messages sent before still arrive."""
         if self.closed:

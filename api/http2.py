@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ngh2 import Configuration, Connection, Role
@@ -49,6 +49,7 @@ __all__ = [
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 NEVER: Final = float("inf")
+RESERVED_DESCRIPTORS: Final = 150  # etcd's reservedInternalFDNum: not for clients
 GRPC_OVERHEAD_BYTES: Final = 512 * 1024  # etcd's grpcOverheadBytes
 DRAIN_NOTICE_TIMEOUT: Final = 1.0
 PING_STRIKES_MAX: Final = 2  # grpc-go's maxPingStrikes
@@ -114,6 +115,16 @@ class Limits:
         for name in ("keepalive_interval", "keepalive_timeout"):
             given[name] = given.get(name, cls.__dataclass_fields__[name].default) or NEVER
         return cls(**given)
+
+    def within(self, descriptors: int, *, sixteenths: int) -> Limits:
+        """Return bounds for a server with a share of what clients get of a process's descriptors.
+
+        `descriptors` is RLIMIT_NOFILE; RLIM_INFINITY is negative.
+        """
+        if descriptors < 0:
+            return self
+        room = max(0, descriptors - RESERVED_DESCRIPTORS) * sixteenths // 16
+        return replace(self, connections_max=max(1, min(self.connections_max, room)))
 
 
 class Bucket:

@@ -10,7 +10,7 @@ Rules, in the order they are applied:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -33,9 +33,11 @@ from etcdpb.rpc_pb2 import (
 from kv.batch import Op
 from kv.errors import NOT_SUPPORTED_FOR_LEARNER, REQUEST_TOO_LARGE, Code, EtcdError
 from kv.range import is_small
-from kv.txn import is_read_only, is_serializable
+from kv.txn import is_read_only, is_serializable, is_small_txn
 
 M = TypeVar("M", bound=Message)
+ROOMLESS_BYTES: Final = 1024
+"""An answer this small is sent whether the client reads or not: requests cost it as much."""
 NO_CUSTOM_SORT = "RangeStream does not support custom sort orders"
 NO_FILTERS = "RangeStream does not support revision filters"
 
@@ -97,6 +99,10 @@ class KvService:
 
         def serve(view: Any, call: Call) -> None:
             body = view.range(request)
+            if len(body) > ROOMLESS_BYTES and not call.take_room(len(body)):
+                # Once more, when the client has read: no later view is staler than this one.
+                self._backend.scan(call, request, serializable=True, stream=False)
+                return
             call.reply(self._backend.header(view.revision) + body)
 
         self._backend.read(call, serve, serializable=request.serializable)
@@ -137,11 +143,19 @@ class KvService:
             self._write(call, Op.TXN, data)
             return
 
+        serializable = is_serializable(request)
+        if not is_small_txn(request):
+            self._backend.scan_txn(call, request, serializable=serializable)
+            return
+
         def serve(view: Any, call: Call) -> None:
             body = view.txn(request)
+            if len(body) > ROOMLESS_BYTES and not call.take_room(len(body)):
+                self._backend.scan_txn(call, request, serializable=True)
+                return
             call.reply(self._backend.header(view.revision) + body)
 
-        self._backend.read(call, serve, serializable=is_serializable(request))
+        self._backend.read(call, serve, serializable=serializable)
 
     def compact(self, call: Call, data: bytes) -> None:
         """Forget history below a revision; with `physical`, answer when it is gone from disk."""

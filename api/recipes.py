@@ -162,6 +162,10 @@ class _Answer:
         """Want no answer any more."""
         self.closed = True
 
+    def take_room(self, size: int) -> bool:
+        """See Call: what a recipe reads waits for no client."""
+        return True
+
     def answered(self, revision: int, body: bytes) -> None:
         """Take a write's result."""
         if not self.closed:

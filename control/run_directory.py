@@ -14,9 +14,9 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 ROOT_FILE: Final = "root.json"
 POINTER: Final = Path("member", "run")
@@ -106,9 +106,9 @@ def find_run_directory(data_dir: str | None, environ: Mapping[str, str], run_dir
     """
     data_dir = data_dir or environ.get("ETCD_DATA_DIR") or None
     if data_dir is not None:
-        return _of_data_directory(Path(data_dir))
+        return _of_data_directory(Path(data_dir), bases(environ, run_dir))
     looked = bases(environ, run_dir)
-    living = [folder for base in looked for folder in members(base) if is_living(folder)]
+    living = _living(looked)
     if len(living) == 1:
         return living[0]
     if not living:
@@ -118,7 +118,21 @@ def find_run_directory(data_dir: str | None, environ: Mapping[str, str], run_dir
     raise RunDirectoryError(f"several members run: {shown}; name one with --data-dir")
 
 
-def _of_data_directory(data_dir: Path) -> Path:
+def _living(looked: Sequence[Path]) -> list[Path]:
+    return [folder for base in looked for folder in members(base) if is_living(folder)]
+
+
+def _of_data_directory(data_dir: Path, looked: Sequence[Path]) -> Path:
+    try:
+        return _named_by(data_dir)
+    except RunDirectoryError:
+        for folder in _living(looked):  # the disk was too full to name it
+            if _root(folder).get("data_dir") == str(data_dir.absolute()):
+                return folder
+        raise
+
+
+def _named_by(data_dir: Path) -> Path:
     pointer = data_dir / POINTER
     try:
         folder = Path(pointer.read_text().strip())
@@ -132,9 +146,17 @@ def _of_data_directory(data_dir: Path) -> Path:
     return folder
 
 
-def _describe(folder: Path) -> str:
+def _root(folder: Path) -> dict[str, Any]:
+    """Return what a root has written of itself; nothing when it can't be read."""
     try:
         found = json.loads((folder / ROOT_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _describe(folder: Path) -> str:
+    found = _root(folder)
+    if "name" in found and "data_dir" in found:
         return f"{found['name']} (--data-dir {found['data_dir']})"
-    except (OSError, ValueError, KeyError, TypeError):
-        return str(folder)
+    return str(folder)

@@ -27,13 +27,13 @@ COLUMNS: Final = (
     ("out/s", "right", False),
     ("batch", "right", False),
     ("wait p50", "right", False),
-    ("wait p99", "right", True),
+    ("wait p99", "right", False),
     ("work p50", "right", False),
-    ("work p99", "right", True),
+    ("work p99", "right", False),
     ("flush p99", "right", False),
     ("busy %", "right", False),
     ("cpu %", "right", True),
-    ("PSS MiB", "right", False),
+    ("PSS MiB", "right", True),
     ("dropped", "right", False),
     ("lost", "right", False),
     ("expired", "right", False),
@@ -105,7 +105,10 @@ def once(view: MemberView, seconds: float = INTERVAL_SECONDS) -> list[dict[str, 
 def rendered(rows: list[dict[str, Any]], title: str, width: int = WIDE) -> Table:
     """Return the rows for people; a `width` below WIDE leaves columns out."""
     shown = [place for place, (_, _, always) in enumerate(COLUMNS) if always or width >= WIDE]
-    table = Table(title=title)
+    # Without frame and padding all of a narrow table's columns fit into 80 characters.
+    table = (
+        Table(title=title) if width >= WIDE else Table(title=title, box=None, padding=(0, 1, 0, 0))
+    )
     for place in shown:
         name, justify, _ = COLUMNS[place]
         table.add_column(name, justify="left" if justify == "left" else "right", no_wrap=True)

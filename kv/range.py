@@ -10,7 +10,9 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from heapq import merge
+from itertools import chain
 from typing import Any, Final
 
 from etcdpb.rpc_pb2 import RangeRequest, RangeResponse
@@ -104,6 +106,14 @@ def arrange(request: RangeRequest, kvs: Sequence[KV]) -> tuple[Sequence[KV], boo
     if 0 < request.limit < len(kvs):
         return kvs[: request.limit], True
     return kvs, False
+
+
+def merged(request: RangeRequest, runs: Iterable[Sequence[KV]]) -> Iterator[KV]:
+    """Yield what consecutive runs of a range hold, each arranged, in the request's order."""
+    order = sort_key(request)
+    if order is None:
+        return chain.from_iterable(runs)
+    return merge(*runs, key=order[0], reverse=order[1])
 
 
 def add_kvs(kvs: Any, rows: Sequence[KV], *, keys_only: bool = False) -> None:

@@ -25,7 +25,7 @@ from etcdpb.rpc_pb2 import (
 )
 from kv.apply import delete_range, needs_previous, put
 from kv.errors import COMPACTED, FUTURE_REV, KEY_NOT_FOUND, LEASE_NOT_FOUND, EtcdError
-from kv.range import range_bounds, range_response
+from kv.range import is_small, range_bounds, range_response
 from kv.store import KV, Reads, Result
 from kv.writer import HistoryWriter
 
@@ -49,6 +49,13 @@ def is_serializable(request: TxnRequest) -> bool:
     return all(
         op.HasField("request_range") and op.request_range.serializable
         for op in _both_branches(request)
+    )
+
+
+def is_small_txn(request: TxnRequest) -> bool:
+    """Tell whether a read-only txn takes a bounded time: single keys, as they are now."""
+    return not any(compare.range_end for compare in request.compare) and all(
+        is_small(op.request_range) for op in _both_branches(request)
     )
 
 
@@ -80,13 +87,17 @@ def _holds_for_range(reads: Reads, compare: Compare) -> bool:
         kvs += reads.scan(compare.key, range_bounds(compare.range_end))
     elif (kv := reads.get(compare.key)) is not None:
         kvs.append(kv)
-    if not kvs:
-        # There is no way to name a missing value: comparing it fails (etcd applyCompare).
-        return compare.target != Compare.VALUE and _holds(compare, _MISSING)
-    return all(_holds(compare, kv) for kv in kvs)
+    return all(holds(compare, kv) for kv in kvs) if kvs else holds_for_none(compare)
 
 
-def _holds(compare: Compare, kv: KV) -> bool:
+def holds_for_none(compare: Compare) -> bool:
+    """Compare a range without keys."""
+    # There is no way to name a missing value: comparing it fails (etcd applyCompare).
+    return compare.target != Compare.VALUE and holds(compare, _MISSING)
+
+
+def holds(compare: Compare, kv: KV) -> bool:
+    """Compare one key of a range; all must hold."""
     order = 0
     if compare.target == Compare.VALUE:
         value = compare.value
@@ -194,8 +205,15 @@ def read_txn(reads: Reads, request: TxnRequest, current: int, compact: int) -> T
     """Answer a read-only txn without header. Raises EtcdError."""
     path = choose(reads, request)
     assert len(path) == 1, "a nested txn is not read-only"
-    _check_ranges(request, path, current, compact)
     response = TxnResponse(succeeded=path[0])
-    for op in _branch(request, path[0]):
-        _answer_range(response.responses.add(), reads, op.request_range, current, compact)
+    for asked in chosen_ranges(request, path[0], current, compact):
+        _answer_range(response.responses.add(), reads, asked, current, compact)
     return response
+
+
+def chosen_ranges(
+    request: TxnRequest, succeeded: bool, current: int, compact: int
+) -> list[RangeRequest]:
+    """Return the ranges of a read-only txn's branch. Raises EtcdError if one can't be read."""
+    _check_ranges(request, [succeeded], current, compact)
+    return [op.request_range for op in _branch(request, succeeded)]

@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -169,6 +170,15 @@ def open_reader(path: Path) -> apsw.Connection:
     connection.pragma("cache_size", -CACHE_KIB)
     connection.pragma("mmap_size", 0)
     return connection
+
+
+def no_descriptor_left() -> bool:
+    """Tell whether a file can't be opened for want of descriptors: SQLite doesn't say why."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)
+    return False
 
 
 def open_current(directory: Path) -> tuple[str, apsw.Connection]:

@@ -6,12 +6,16 @@ says why, and whoever runs it decides. A full disk is not among them: that is wa
 
 from __future__ import annotations
 
-from typing import Final
+import errno
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 import apsw
 
-from storage.database import DatabaseError
-from storage.wal_errors import WalCorruptError, WalDiskError, WalMissingError
+from storage.database import DatabaseError, DiskFullError
+from storage.wal_errors import WalCorruptError, WalDiskError, WalMissingError, WalSpaceError
+
+T = TypeVar("T")
 
 STORAGE_EXIT_CODE: Final = 74  # EX_IOERR
 
@@ -33,3 +37,24 @@ UNUSABLE: Final = (
     apsw.ReadOnlyError,
     PermissionError,
 )
+
+
+def is_for_space(error: Exception) -> bool:
+    """Tell whether something failed for want of space on the disk, and may succeed later."""
+    if isinstance(error, apsw.IOError):
+        # The index of the database's log is stretched, when it is new, by whoever opens it first.
+        return bool(getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE)
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, DiskFullError | WalSpaceError)
+
+
+def once_there_is_space(do: Callable[[], T], make_space: Callable[[Exception], object]) -> T:
+    """Do what a start can't go without; between tries on a full disk `make_space` is called."""
+    while True:
+        try:
+            return do()
+        except (DiskFullError, WalSpaceError, apsw.IOError, OSError) as error:
+            if not is_for_space(error):
+                raise
+            make_space(error)

@@ -35,6 +35,7 @@ from storage.store import (
     load_conf_state,
     load_members,
 )
+from storage.txn_scan import TxnScan
 
 __all__ = ["Reader", "View", "is_small"]
 
@@ -206,6 +207,10 @@ class Reader:
         self._pool.move(self._directory / self._generation)
         return True
 
+    def keep_scan_connection(self) -> None:
+        """Have a connection for scans from now on, whatever descriptors there will be later."""
+        self._pool.open_one()
+
     def close(self) -> None:
         """Close all connections."""
         self._pool.close()
@@ -224,7 +229,11 @@ class Reader:
 
     def scan(self, request: RangeRequest, floor: int = 0, *, stream: bool = False) -> Scan:
         """Start a big range over a state that has applied the index `floor` at least."""
-        return Scan(self._pool, request, floor)
+        return Scan(self._pool, request, floor, stream=stream)
+
+    def scan_txn(self, request: TxnRequest, floor: int = 0) -> TxnScan:
+        """Start a big read-only txn over a state that has applied the index `floor` at least."""
+        return TxnScan(self._pool, request, floor)
 
     def hash_kv(self, revision: int = 0, floor: int = 0) -> HashScan:
         """Start hashing the keys at a revision, 0 for the newest."""

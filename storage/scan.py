@@ -5,13 +5,15 @@ Rules (RULES A5):
 2. Everything is read at one revision, the one the scan started at.
 3. A read transaction lasts SECONDS_MAX at most, or the database's log could never be restarted.
    Past that the scan goes on in a new one, at the same revision as an old one, and believes rows
-   only while that revision isn't compacted.
+   only while that revision isn't compacted. Who asked for the newest revision did not ask for
+   that one: unless part of the answer has been sent, the scan begins again at what is newest now.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Final
 from zlib import crc32
@@ -20,16 +22,27 @@ import apsw
 
 from etcdpb.rpc_pb2 import RangeRequest, RangeResponse
 from kv.errors import COMPACTED, EtcdError
-from kv.range import add_kvs, arrange, check_revision, fetch_limit, has_filters, range_bounds
+from kv.range import (
+    add_kvs,
+    arrange,
+    check_revision,
+    fetch_limit,
+    has_filters,
+    merged,
+    range_bounds,
+)
 from kv.range import sort_key as order_of
 from kv.store import KV
-from storage.database import open_reader
+from raft.varint import varint
+from storage.database import DatabaseError, no_descriptor_left, open_reader
 from storage.queries import SLICE_KEYS, Queries, bindings, scan_statement
 
 SECONDS_MAX: Final = 2.0
 STEP_SECONDS: Final = 0.001
 POOL_MAX: Final = 4
 COUNT_KEYS: Final = 4000
+RUN_KEYS: Final = 2000
+RESTARTS_MAX: Final = 20
 PIECE_ROWS: Final = 500
 PIECE_BYTES: Final = 256 << 10
 
@@ -46,11 +59,22 @@ class ScanPool:
         self.running: set[SlicedRead] = set()
 
     def take(self) -> apsw.Connection | None:
-        """Return a free connection, None if all are lent."""
+        """Return a free connection, None if all are lent or there is no descriptor for one more."""
         if self._lent == POOL_MAX:
             return None
+        if not self._idle:
+            try:
+                self.open_one()
+            except DatabaseError:
+                if not no_descriptor_left():
+                    raise
+                return None
         self._lent += 1
-        return self._idle.pop() if self._idle else open_reader(self._path)
+        return self._idle.pop()
+
+    def open_one(self) -> None:
+        """Open one more connection."""
+        self._idle.append(open_reader(self._path))
 
     def give_back(self, connection: apsw.Connection) -> None:
         """Take a connection back; it must not be in a transaction."""
@@ -66,8 +90,11 @@ class ScanPool:
 
     def move(self, path: Path) -> None:
         """Go over to another file; scans under way go on there."""
+        there_were = bool(self._lent or self._idle)
         self.close()
         self._path = path
+        if there_were:
+            self.open_one()
 
     def close(self) -> None:
         """Close everything; scans under way are over."""
@@ -79,10 +106,12 @@ class ScanPool:
 
 
 class SlicedRead:
-    """A read at one revision, done in steps.
+    """A read of one moment, done in steps.
 
     `revision` is the store's revision when the read began (for the header), `at` the one it reads.
     """
+
+    restartable = True
 
     def __init__(self, pool: ScanPool, floor: int) -> None:
         self._pool = pool
@@ -92,8 +121,9 @@ class SlicedRead:
         self._cursor: apsw.Cursor | None = None
         self._began = 0.0
         self._in_transaction = False
-        self._fresh = True
+        self._newest = True  # the open transaction is still the one the read began in
         self._steps: Iterator[None] | None = None
+        self._restarts = 0
         self.revision = 0
         self.compact_revision = -1
         self.at = 0
@@ -103,8 +133,16 @@ class SlicedRead:
         raise NotImplementedError
 
     def work(self) -> Iterator[None]:
-        """Do it, yielding often."""
+        """Do it from the beginning, yielding often."""
         raise NotImplementedError
+
+    def read_at(self, asked: int) -> None:
+        """Read at a revision from now on, 0 for the one the read began at. Raises EtcdError."""
+        self.at = check_revision(asked, self.revision, self.compact_revision) or self.revision
+
+    @property
+    def _fresh(self) -> bool:
+        return self._newest and self.at == self.revision
 
     # --- steps ------------------------------------------------------------------------------------
 
@@ -152,20 +190,26 @@ class SlicedRead:
         self._in_transaction = True
         self._began = now
         ((applied_index, revision, compact_revision),) = execute(_PROGRESS).fetchall()
+        self.compact_revision = compact_revision
+        if self._steps is not None and compact_revision > self.at:
+            self._start_again()
         if self._steps is not None:
-            self._fresh = False
-            if compact_revision > self.at:
-                raise EtcdError(COMPACTED)
+            self._newest = False
         elif applied_index < self._floor:
             self._end()
             return False
         else:
-            at = check_revision(self.asked_revision(), revision, compact_revision)
-            self._fresh = at == 0
-            self.at = at or revision
+            self._newest = True
             self.revision = revision
-        self.compact_revision = compact_revision
+            self.read_at(self.asked_revision())
         return True
+
+    def _start_again(self) -> None:
+        """Forget what was read. Raises EtcdError where that can't be, or was done too often."""
+        if self.asked_revision() > 0 or not self.restartable or self._restarts == RESTARTS_MAX:
+            raise EtcdError(COMPACTED)
+        self._restarts += 1
+        self._steps = None
 
     def _end(self) -> None:
         if self._cursor is not None:
@@ -225,25 +269,20 @@ class SlicedRead:
             yield kv is not None
 
 
-class Scan(SlicedRead):
-    """A RangeRequest, answered in pieces of a serialised RangeResponse that only need joining."""
+class RangePieces:
+    """A RangeRequest over a sliced read: pieces of a serialised RangeResponse without header."""
 
-    def __init__(self, pool: ScanPool, request: RangeRequest, floor: int) -> None:
-        super().__init__(pool, floor)
+    def __init__(self, read: SlicedRead, request: RangeRequest) -> None:
+        self._read = read
         self._request = request
         self._rows: list[KV] = []
         self._rows_bytes = 0
-        self._pieces: list[bytes] = []
         self._count = 0
         self._more = False
-        self._done = False
-
-    def asked_revision(self) -> int:
-        """See SlicedRead."""
-        return self._request.revision
+        self.pieces: list[bytes] = []
 
     def work(self) -> Iterator[None]:
-        """See SlicedRead."""
+        """Read, yielding often."""
         request = self._request
         key = request.key
         end = range_bounds(request.range_end) if request.range_end else key + b"\0"
@@ -253,11 +292,10 @@ class Scan(SlicedRead):
             yield from self._arranged(key, end)
         else:
             yield from self._in_order(key, end)
-        self._done = True
 
     def _in_order(self, key: bytes, end: bytes | None) -> Iterator[None]:
         limit = fetch_limit(self._request)
-        for kv in self.kvs(key, end, values=not self._request.keys_only):
+        for kv in self._read.kvs(key, end, values=not self._request.keys_only):
             if kv is not None:
                 if limit and self._count == limit - 1:
                     self._more = True
@@ -269,24 +307,36 @@ class Scan(SlicedRead):
         self._cut()
 
     def _arranged(self, key: bytes, end: bytes | None) -> Iterator[None]:
+        """Sort in runs and merge them: neither step takes long, however many keys there are."""
         limit = fetch_limit(self._request)
-        kvs: list[KV] = []
-        for kv in self.kvs(key, end):
+        runs: list[Sequence[KV]] = []
+        run: list[KV] = []
+        for kv in self._read.kvs(key, end):
             if kv is not None:
-                if limit and len(kvs) == limit:
+                if limit and self._count == limit:
                     yield from self._count_rest(kv[0], end)
                     break
-                kvs.append(kv)
+                self._count += 1
+                run.append(kv)
+                if len(run) == RUN_KEYS:
+                    runs.append(self._arrange(run))
+                    run = []
             yield
-        self._count += len(kvs)
-        found, self._more = arrange(self._request, kvs)
-        for kv in found:
+        runs.append(self._arrange(run))
+        cut = self._request.limit if self._request.limit > 0 else None
+        for kv in islice(merged(self._request, runs), cut):
             self._add(kv)
             yield
+        self._more = self._more or (cut is not None and sum(map(len, runs)) > cut)
         self._cut()
 
+    def _arrange(self, run: list[KV]) -> Sequence[KV]:
+        found, more = arrange(self._request, run)
+        self._more |= more
+        return found
+
     def _count_rest(self, key: bytes, end: bytes | None) -> Iterator[None]:
-        for found in self.counts(key, end):
+        for found in self._read.counts(key, end):
             self._count += found
             yield
 
@@ -300,39 +350,58 @@ class Scan(SlicedRead):
         if self._rows:
             response = RangeResponse()
             add_kvs(response.kvs, self._rows, keys_only=self._request.keys_only)
-            self._pieces.append(response.SerializeToString())
+            self.pieces.append(response.SerializeToString())
             self._rows, self._rows_bytes = [], 0
 
-    def _tail(self) -> bytes:
+    def tail(self) -> bytes:
+        """Return the last piece, once the work is done: `more` and `count`."""
         return RangeResponse(more=self._more, count=self._count).SerializeToString()
+
+
+class Scan(SlicedRead):
+    """A RangeRequest, answered in pieces of a serialised RangeResponse that only need joining."""
+
+    def __init__(
+        self, pool: ScanPool, request: RangeRequest, floor: int, *, stream: bool = False
+    ) -> None:
+        super().__init__(pool, floor)
+        self.restartable = not stream
+        self._request = request
+        self._answer = RangePieces(self, request)
+        self._done = False
+
+    def asked_revision(self) -> int:
+        """See SlicedRead."""
+        return self._request.revision
+
+    def work(self) -> Iterator[None]:
+        """See SlicedRead."""
+        self._answer = RangePieces(self, self._request)
+        yield from self._answer.work()
+        self._done = True
 
     def body(self) -> list[bytes]:
         """Return the pieces of the whole response, without header, once the scan is done."""
         assert self._done, "the scan is not done"
-        return [*self._pieces, self._tail()]
+        return [*self._answer.pieces, self._answer.tail()]
 
     def chunks(self, header: Callable[[int], bytes]) -> Iterator[bytes]:
         """Yield the RangeStreamResponses that are ready and were not yielded before.
 
         The last one, once the scan is done, has `header(revision)`, `more` and `count` too.
         """
-        while len(self._pieces) > 1:
-            yield _streamed(self._pieces.pop(0))
+        pieces = self._answer.pieces
+        while len(pieces) > 1:
+            yield _streamed(pieces.pop(0))
         if self._done:
-            rest = self._pieces.pop() if self._pieces else b""
-            yield _streamed(header(self.revision) + rest + self._tail())
+            rest = pieces.pop() if pieces else b""
+            yield _streamed(header(self.revision) + rest + self._answer.tail())
             self._done = False
 
 
 def _streamed(piece: bytes) -> bytes:
     """Wrap a RangeResponse: field 1 of RangeStreamResponse."""
-    size = bytearray()
-    length = len(piece)
-    while length >= 0x80:
-        size.append(length & 0x7F | 0x80)
-        length >>= 7
-    size.append(length)
-    return b"\x0a" + size + piece
+    return b"\x0a" + varint(len(piece)) + piece
 
 
 class HashScan(SlicedRead):
@@ -358,6 +427,7 @@ class HashScan(SlicedRead):
 
     def work(self) -> Iterator[None]:
         """See SlicedRead."""
+        self.hash = 0
         for kv in self.kvs(b"", None):
             if kv is not None:
                 key, value, *numbers = kv

@@ -15,7 +15,7 @@ import msgpack
 from kv.cluster import Member
 from kv.store import HistoryRow, Kept, KeptResults, Latest, Progress, Session, State
 from raft.state import ConfState
-from storage.database import BUSY_MILLISECONDS
+from storage.database import BUSY_MILLISECONDS, DiskFullError
 from storage.leases import LeaseTable
 from storage.queries import Queries
 from storage.schema import signed, unsigned
@@ -89,15 +89,16 @@ class SqliteStore(LeaseTable):
         return self._frames
 
     def restart_wal(self) -> bool:
-        """Have the next commit write to the start of the -wal; False if a reader is in the way.
+        """Have the next commit write to the start of the -wal; False if that can't be done now.
 
-        What no checkpoint has copied yet is copied first, so the caller sees to it that it is
-        little (RULES C2).
+        A reader is in the way then, or the disk has no room for what has to be copied: what no
+        checkpoint has copied yet is copied first, so the caller sees to it that it is little
+        (RULES C2).
         """
         self._connection.set_busy_timeout(0)
         try:
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
-        except apsw.BusyError:
+        except (apsw.BusyError, DiskFullError):
             return False
         finally:
             self._connection.set_busy_timeout(BUSY_MILLISECONDS)

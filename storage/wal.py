@@ -357,11 +357,7 @@ class Wal:
         try:
             written = self._files.pwrite(self._descriptor, parts, offset)
         except OSError as error:
-            full = disk_error(error, "write")
-            # Beyond what was prepared that can happen, and what is there is as it was.
-            if offset + length > self._segment_bytes and isinstance(full, WalSpaceError):
-                raise full from error
-            raise self._broken(error, "write") from error
+            raise self._refused(error, "write") from error
         self._offset = offset + written
         self._previous = crc
         self._sequence += 1
@@ -388,7 +384,10 @@ class Wal:
             # Not synced: a lost rename leaves a .next file with a good header, which open() adopts.
             self._files.rename(path, final)
         except OSError as error:
-            raise self._broken(error, "rolling") from error
+            refused = self._refused(error, "rolling")
+            if isinstance(refused, WalSpaceError):
+                self._next.give_back(path, descriptor)
+            raise refused from error
         with self._sync_lock, self._lock:
             self._segments.append(Segment(number, final, descriptor, next_index))
             self._descriptor, self._seed, self._previous = descriptor, seed, crc
@@ -403,10 +402,15 @@ class Wal:
         if size != self._segment_bytes or not self._next.offer_free(free):
             self._files.unlink(free)
 
-    def _broken(self, error: OSError, doing: str) -> WalDiskError:
+    def _refused(self, error: OSError, doing: str) -> WalDiskError | WalSpaceError:
+        """Return what to raise for a failed write. For want of space the same may be tried again.
+
+        A part of the record that was written is a torn tail until then.
+        """
         found = disk_error(error, doing)
-        self._error = found if isinstance(found, WalDiskError) else WalDiskError(str(found))
-        return self._error
+        if isinstance(found, WalDiskError):
+            self._error = found
+        return found
 
 
 def _new_seed() -> int:

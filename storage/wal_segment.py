@@ -29,6 +29,7 @@ NEXT_NAME: Final = re.compile(r"([0-9a-f]{16})\.next")
 FREE_NAME: Final = re.compile(r"([0-9a-f]{16})\.free")
 MARKER_NAME: Final = "sync-failed"
 SLICE_BYTES: Final = 1 << 20
+SPACE_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT)
 _ZEROS: Final = bytes(SLICE_BYTES)
 
 
@@ -49,7 +50,7 @@ class Segment:
 
 def disk_error(error: OSError, doing: str) -> WalSpaceError | WalWriteError:
     """Return the log's own error for an error of the disk."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in SPACE_ERRNOS:
         return WalSpaceError(f"wal: {doing}: {error}")
     return WalWriteError(f"wal: {doing}: {error}")
 
@@ -115,6 +116,13 @@ class NextSegment:
             self._number += 1
             return taken
 
+    def give_back(self, path: Path, descriptor: int) -> None:
+        """Take back the file that take() returned last: it could not be begun."""
+        with self._lock:
+            self._number -= 1
+            self._path, self._descriptor, self._filled = path, descriptor, self._segment_bytes
+            self._ready = True
+
     def close(self) -> None:
         """Close the file; it stays in the folder for the next start."""
         with self._lock:
@@ -163,6 +171,8 @@ class NextSegment:
         try:
             self._files.fdatasync(self._descriptor)
         except OSError as error:
+            if error.errno in SPACE_ERRNOS:  # a file system may find out only now; nothing is lost
+                raise
             self._discard()
             raise WalSyncError(f"wal: sync of the next segment: {error}") from error
 

@@ -13,6 +13,7 @@ from supervisor.logs import LogSink, fatal
 from supervisor.member import serve
 from supervisor.not_built import check_built
 from supervisor.peer_keys import check_peer_keys
+from supervisor.process import raise_descriptor_limit
 from supervisor.run_directory import remove_run_directory, run_directory
 from supervisor.validation import check_bootstrap
 
@@ -67,6 +68,7 @@ def start(config: Config, sink: LogSink) -> int:
         sink.log("warn", msg, wal_dir=str(config.wal_directory))
     check_built(config, initialized=initialized)
     check_peer_keys(config)
+    raise_descriptor_limit()
     lock_fd = lock_data_dir(config.data_dir)
     for msg, found in data_dir_warnings(config.data_dir):
         sink.log("warn", msg, **found)

@@ -12,6 +12,8 @@ import os
 import stat
 from pathlib import Path
 
+from storage.files import OsFiles
+from storage.wal import Wal
 from supervisor.errors import StartError
 
 KNOWN = frozenset({"member", "fixtures"})
@@ -56,10 +58,7 @@ def _reason(error: OSError) -> str:
 
 def is_initialized(wal_dir: str | Path) -> bool:
     """Whether a member has already lived here: its write-ahead log has files (etcd wal.Exist)."""
-    try:
-        return any(os.scandir(wal_dir))
-    except FileNotFoundError:
-        return False
+    return Wal.exists(Path(wal_dir), OsFiles())
 
 
 def data_dir_warnings(data_dir: str | Path) -> list[tuple[str, dict[str, object]]]:

@@ -10,6 +10,7 @@ import ctypes
 import gc
 import importlib
 import os
+import resource
 import signal
 import sys
 import time
@@ -21,6 +22,8 @@ from typing import Any, Final
 import setproctitle
 
 from actors.faults import InjectedFaultError
+from api.http2 import RESERVED_DESCRIPTORS
+from supervisor.errors import StartError
 from supervisor.traces import TraceFile
 from transport.context import ActorContext
 from transport.log import Logger
@@ -38,6 +41,21 @@ def become_subreaper() -> None:
     """Become the parent of every descendant whose parent ends."""
     if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def raise_descriptor_limit() -> None:
+    """Take all descriptors this process and its children may have, as Go's runtime does.
+
+    Raises StartError, with etcd's words, where that is too few.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY and hard <= RESERVED_DESCRIPTORS:
+        raise StartError(
+            f"file descriptor limit of etcd process is too low; please set higher: {hard} "
+            f"(recommended: more than {RESERVED_DESCRIPTORS})"
+        )
 
 
 def die_with(parent: int) -> None:

@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -92,6 +93,10 @@ def _name_it(folder: Path, config: Config) -> None:
         partial.write_text(f"{folder}\n")
         partial.replace(pointer)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            with suppress(OSError):
+                partial.unlink()
+            return  # a full disk ends nothing; the folder says itself whose it is
         remove_run_directory(folder)
         reason = os.strerror(error.errno or errno.EIO)
         raise StartError(f"cannot write {pointer}: {reason.lower()}") from None

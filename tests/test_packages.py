@@ -20,6 +20,15 @@ PROGRAMS = dict(
 )
 
 
+def test_readmes_test_command_is_what_ci_runs() -> None:
+    """Editable, or the programs and the pytest plugin under test would be an installed copy."""
+    readme = (ROOT / "README.md").read_text()
+    command = readme.partition("## Test it\n\n")[2].partition("\n")[0].strip()
+
+    assert command == "pip install -e '.[test]' && pytest"
+    assert f"({command})" in (ROOT / ".ci" / "run").read_text()
+
+
 def test_no_other_distribution_owns_our_top_level_names() -> None:
     owners = metadata.packages_distributions()
 

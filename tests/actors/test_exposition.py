@@ -8,10 +8,20 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from actors.call_counts import PAIRS_MAX, CallCounts
+from actors.client_requests import PAIRS_MAX as PAIRS
+from actors.client_requests import ClientRequests
 from actors.exposition import MemberCollector, code_name, exposition
 from actors.gateway_status import MemberWords
-from actors.metrics import ApplierMetric, GatewayMetric, Histogram, RaftMetric
+from actors.metrics import (
+    ApplierMetric,
+    GatewayMetric,
+    Histogram,
+    PeerMetric,
+    RaftMetric,
+    TransportMetric,
+)
 from api.grpc import Method
+from api.interceptors import Interceptor
 from kv.errors import Code
 from tests.actors.boards import make_board
 from transport.counters import Board, Cell
@@ -34,6 +44,10 @@ ETCD = {
     "etcd_mvcc_txn_total": "counter",
     "etcd_network_client_grpc_received_bytes_total": "counter",
     "etcd_network_client_grpc_sent_bytes_total": "counter",
+    "etcd_network_active_peers": "gauge",
+    "etcd_network_peer_received_bytes_total": "counter",
+    "etcd_network_peer_sent_bytes_total": "counter",
+    "etcd_server_client_requests_total": "counter",
     "etcd_server_has_leader": "gauge",
     "etcd_server_health_failures": "counter",
     "etcd_server_health_success": "counter",
@@ -73,13 +87,15 @@ class Member:
 
     def __init__(self, folder: Path) -> None:
         self.board = make_board(folder)
+        self.status = MemberWords(self.board, 2 << 30)
+        self.status.cluster_version = "3.6.0"
         self.routers = [router(), router()]
         self.counts = [
             CallCounts(self.board, f"gateway-{slot}", self.routers[slot]) for slot in range(2)
         ]
 
     def page(self, slot: int = 0) -> str:
-        status = MemberWords(self.board, 2 << 30)
+        status = self.status
         return exposition(MemberCollector(self.board, status, self.counts[slot].total)).decode()
 
 
@@ -187,6 +203,65 @@ def test_gauges_and_counters_come_from_the_words_of_their_actors(member: Member)
     assert value(page, "etcd_debugging_mvcc_current_revision") == 12
     assert value(page, "etcd_server_proposals_pending") == 6
     assert "\netcd_server_health_success 4.0\n" in page
+
+
+def test_what_the_member_is_and_runs_comes_from_the_database(member: Member) -> None:
+    first = member.page()
+    member.status.is_learner, member.status.cluster_version = True, ""
+
+    later = member.page()
+
+    assert value(first, "etcd_server_is_learner") == 0
+    assert value(first, "etcd_cluster_version", cluster_version="3.6") == 1
+    assert value(later, "etcd_server_is_learner") == 1
+    assert "etcd_cluster_version{" not in later
+
+
+def test_links_to_other_members_are_told_one_by_one(member: Member) -> None:
+    set_word(member.board, "raft-node", RaftMetric.MEMBER_ID, 0xABC)
+    for slot, (peer, since, sent, received) in enumerate([(0xD, 1, 5, 6), (0xE, 0, 7, 8)]):
+        first = TransportMetric.PEERS + slot * len(PeerMetric)
+        set_word(member.board, "transport", first + PeerMetric.ID, peer)
+        set_word(member.board, "transport", first + PeerMetric.ACTIVE_SINCE_NS, since)
+        set_word(member.board, "transport", first + PeerMetric.SENT_BYTES, sent)
+        set_word(member.board, "transport", first + PeerMetric.RECEIVED_BYTES, received)
+
+    page = member.page()
+
+    assert value(page, "etcd_network_active_peers", Local="abc", Remote="d") == 1
+    assert value(page, "etcd_network_active_peers", Local="abc", Remote="e") == 0
+    assert value(page, "etcd_network_peer_sent_bytes_total", To="d") == 5
+    assert value(page, "etcd_network_peer_received_bytes_total", From="e") == 8
+
+
+def test_requests_are_counted_by_the_clients_version_in_all_gateways(member: Member) -> None:
+    watch, status = b"/etcdserverpb.Watch/Watch", member.status
+    told = {b"client-api-version": b"3.5.1"}
+    counting = [
+        ClientRequests(member.board, f"gateway-{slot}", Interceptor(status), [watch])
+        for slot in (0, 1, 0)  # the last is the first one's successor
+    ]
+    for requests in counting:
+        assert requests(PUT, told) is None
+        requests(PUT, {})
+        requests(watch, told)
+        requests(PUT, {b"client-api-version": b"\xff"})  # refused
+    for number in range(300):  # somebody makes up versions
+        counting[1](PUT, told | {b"client-api-version": b"9.9.%d" % number})
+    counting[1](PUT, {b"client-api-version": b"newest"})
+
+    page = member.page()
+
+    def count(kind: str, version: str) -> float:
+        labels = {"type": kind, "client_api_version": version}
+        return value(page, "etcd_server_client_requests_total", **labels)
+
+    assert count("unary", "3.5.1") == 3
+    assert count("stream", "3.5.1") == 3
+    assert count("stream", "unknown") == 0
+    seen = [count("unary", f"9.9.{n}") for n in range(PAIRS - 4)]
+    assert seen == [1] * (PAIRS - 4)
+    assert count("unary", "unknown") == 3 + 1 + 300 - len(seen)
 
 
 def test_a_histogram_is_cumulative_in_etcds_buckets(member: Member) -> None:

@@ -26,9 +26,11 @@ CONFIG = {
 }
 
 
-def start(folder: Path, incarnation: int) -> tuple[RaftNode, list[tuple[str, Any]]]:
+def start(
+    folder: Path, incarnation: int, config: dict[str, Any] = CONFIG
+) -> tuple[RaftNode, list[tuple[str, Any]]]:
     """Start a raft node; the second of the pair is what it has sent."""
-    node = RaftNode(context(folder, "raft-node", CONFIG, incarnation))
+    node = RaftNode(context(folder, "raft-node", config, incarnation))
     sent: list[tuple[str, Any]] = []
 
     def send(receiver: str, message: object, items: int = 1) -> bool:
@@ -44,6 +46,27 @@ def stop(node: RaftNode) -> None:
     """End it as a SIGKILL would: nothing is told to anybody."""
     node._log.close()
     node.links.close()
+
+
+def test_a_log_is_made_in_a_folder_that_is_there_already_and_holds_no_log(tmp_path: Path) -> None:
+    """As etcd's wal.Exist has it: a volume that is mounted at --wal-dir is empty or nearly so."""
+    make_board(tmp_path)
+    wal_dir = tmp_path / "volume"
+    (wal_dir / "lost+found").mkdir(parents=True)
+    (wal_dir / "new").mkdir()  # left by a start that was cut short
+    (wal_dir / "new" / f"{0:016x}-{1:016x}.wal").write_bytes(b"half of it")
+    config = CONFIG | {"wal_dir": str(wal_dir)}
+    node, _ = start(tmp_path, 1, config)
+    log = sorted(path.name for path in wal_dir.glob("*.wal"))
+    stop(node)
+
+    again, _ = start(tmp_path, 2, config)
+
+    assert log == [f"{0:016x}-{1:016x}.wal"]
+    assert again.stats()["last_index"] == 1
+    assert (wal_dir / "lost+found").exists()
+    assert not (wal_dir / "new").exists()
+    stop(again)
 
 
 def test_the_only_voter_leads_once_its_configuration_is_applied(tmp_path: Path) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from actors.scans import SCANS_MAX, Scans
+from api.header import HeaderWriter
+from etcdpb.rpc_pb2 import RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse
 from kv.errors import COMPACTED, REQUEST_TOO_MANY_REQUESTS, EtcdError, Status
+from storage import scan as scan_module
+from tests.storage.database_driver import filled
 
 
 class Loop:
@@ -31,9 +36,17 @@ class Caller:
 
     def __init__(self) -> None:
         self.closed = False
+        self.room = True
         self.on_drain: Callable[[], None] | None = None
         self.on_close: Callable[[], None] | None = None
         self.outcome: Any = None
+
+    def take_room(self, size: int) -> bool:
+        return self.room
+
+    def reply(self, message: bytes) -> None:
+        self.closed = True
+        self.outcome = message
 
     def fail(self, status: Status) -> None:
         self.closed = True
@@ -185,3 +198,51 @@ def test_too_many_scans_at_once_are_refused_stalled_ones_counted(desk: Desk) -> 
 
     assert caught.value.status == REQUEST_TOO_MANY_REQUESTS
     assert refused.closings == 1
+
+
+def test_the_loop_turns_while_a_txn_reads_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan_module, "STEP_SECONDS", 0.0)
+    driver = filled(tmp_path)
+    driver.put(*(f"key{number}" for number in range(500)))
+    loop, caller = Loop(), Caller()
+    scans = Scans(driver.reader, HeaderWriter(1, 2), loop.call_soon)
+    everything = RequestOp(request_range=RangeRequest(key=b"\0", range_end=b"\0"))
+    request = TxnRequest(success=[everything])
+
+    scans.start_txn(caller, request, driver.machine.applied_index)  # type: ignore[arg-type]
+    turns = 0
+    while not caller.closed:
+        loop.turn()
+        turns += 1
+
+    response = TxnResponse.FromString(caller.outcome)
+    assert turns >= 500
+    assert (response.header.member_id, response.header.revision) == (2, 501)
+    assert len(response.responses[0].response_range.kvs) == 500
+    driver.close()
+
+
+def test_a_range_of_a_client_that_does_not_read_is_not_even_begun(tmp_path: Path) -> None:
+    driver = filled(tmp_path)
+    driver.put("a", "b")
+    loop, callers = Loop(), [Caller() for _ in range(SCANS_MAX)]
+    scans = Scans(driver.reader, HeaderWriter(1, 2), loop.call_soon)
+    for caller in callers:
+        caller.room = False
+        request = RangeRequest(key=b"\0", range_end=b"\0")
+        scans.start_range(caller, request, 0, stream=False)  # type: ignore[arg-type]
+    for _ in range(SCANS_MAX):
+        loop.turn()
+
+    stalled = len(scans), len(loop.due), [caller.outcome for caller in callers if caller.outcome]
+    callers[7].room = True
+    callers[7].drained()
+    while callers[7].outcome is None:
+        loop.turn()
+
+    assert stalled == (SCANS_MAX, 0, [])
+    assert RangeResponse.FromString(callers[7].outcome).count == 2
+    assert len(scans) == SCANS_MAX - 1
+    driver.close()

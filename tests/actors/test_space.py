@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from actors.space import BALLAST_BYTES, SHARE_OF_DISK, Ballast
+from storage.database import DiskFullError
+from storage.failures import once_there_is_space
+from storage.wal_errors import WalSpaceError
 
 
 def test_the_reserve_takes_up_space_and_gives_it_back(tmp_path: Path) -> None:
@@ -29,6 +33,31 @@ def test_a_reserve_from_an_earlier_run_is_found(tmp_path: Path) -> None:
     Ballast(tmp_path).keep()
 
     assert Ballast(tmp_path).present
+
+
+def test_a_start_on_a_full_disk_is_tried_again_after_each_making_of_space() -> None:
+    full = [
+        OSError(errno.ENOSPC, "full"),
+        WalSpaceError("full"),
+        DiskFullError("full"),
+    ]
+    told: list[Exception] = []
+
+    def start() -> str:
+        if len(told) < len(full):
+            raise full[len(told)]
+        return "started"
+
+    assert once_there_is_space(start, told.append) == "started"
+    assert told == full
+
+
+def test_other_failures_of_a_start_are_not_waited_out() -> None:
+    def start() -> None:
+        raise PermissionError(errno.EACCES, "no")
+
+    with pytest.raises(PermissionError):
+        once_there_is_space(start, lambda error: pytest.fail(str(error)))
 
 
 def test_no_reserve_is_made_of_the_last_free_space(

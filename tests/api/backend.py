@@ -17,8 +17,12 @@ class Caller:
 
     def __init__(self) -> None:
         self.closed = False
+        self.reads = True
         self.outcomes: list[Any] = []
         self.on_close: Callable[[], None] | None = None
+
+    def take_room(self, size: int) -> bool:
+        return self.reads
 
     def reply(self, message: bytes) -> None:
         if not self.closed:
@@ -66,6 +70,9 @@ class Backend:
 
     def scan(self, call: Any, request: Any, *, serializable: bool, stream: bool) -> None:
         self.scans.append((request, serializable, stream))
+
+    def scan_txn(self, call: Any, request: Any, *, serializable: bool) -> None:
+        self.scans.append((request, serializable, False))
 
     def hash_kv(self, call: Any, revision: int, finished: Any) -> None:
         self.hashes.append((revision, finished))

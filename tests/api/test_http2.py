@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 
 import pytest
 
@@ -33,6 +34,16 @@ def flood(wire: Wire, data: bytes, times: int) -> int:
             return sent
         wire.server.data_to_send()
     return times
+
+
+def test_clients_get_the_descriptors_that_are_left_after_the_processs_own() -> None:
+    limits = Limits(connections_max=1000)
+
+    assert limits.within(310, sixteenths=14).connections_max == 140
+    assert limits.within(310, sixteenths=1).connections_max == 10
+    assert limits.within(100, sixteenths=14).connections_max == 1
+    assert limits.within(1 << 20, sixteenths=14).connections_max == 1000
+    assert limits.within(resource.RLIM_INFINITY, sixteenths=14) == limits
 
 
 def test_settings_carry_the_limits() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 
-from api.kv import KvService
+from api.kv import ROOMLESS_BYTES, KvService
 from etcdpb.rpc_pb2 import (
     CompactionRequest,
     CompactionResponse,
@@ -22,6 +22,7 @@ from etcdpb.rpc_pb2 import (
 )
 from kv.batch import Op
 from kv.errors import COMPACTED, EMPTY_KEY, REQUEST_TOO_LARGE, TOO_MANY_OPS, Code
+from kv.txn import is_serializable
 from tests.api.backend import CLUSTER_ID, MEMBER_ID, TERM, Backend, Caller
 
 LARGEST = 1000
@@ -30,6 +31,8 @@ RUBBISH = b"\xff\xff"
 METHODS = ["Range", "RangeStream", "Put", "DeleteRange", "Txn", "Compact"]
 GET = RequestOp(request_range=RangeRequest(key=b"k"))
 LOCAL_GET = RequestOp(request_range=RangeRequest(key=b"k", serializable=True))
+BIG_GET = RequestOp(request_range=RangeRequest(key=b"k", range_end=b"l"))
+OLD_GET = RequestOp(request_range=RangeRequest(key=b"k", revision=3))
 PUT = RequestOp(request_put=PutRequest(key=b"k"))
 
 
@@ -37,12 +40,13 @@ class View:
     """A moment at revision 9."""
 
     revision = 9
+    padding = b""
 
     def range(self, request: RangeRequest) -> bytes:
-        return RangeResponse(count=1).SerializeToString()
+        return RangeResponse(count=1).SerializeToString() + self.padding
 
     def txn(self, request: TxnRequest) -> bytes:
-        return TxnResponse(succeeded=True).SerializeToString()
+        return TxnResponse(succeeded=True).SerializeToString() + self.padding
 
 
 class Desk:
@@ -198,6 +202,49 @@ def test_a_txn_that_only_reads_is_served_from_a_view(
     assert desk.backend.reads[0][2] is serializable
     response = TxnResponse.FromString(caller.outcomes[0])
     assert (response.succeeded, response.header.revision) == (True, 9)
+
+
+def test_what_a_client_does_not_read_is_read_again_when_it_does(desk: Desk) -> None:
+    for method, request_ in (
+        ("Range", RangeRequest(key=b"k")),
+        ("Txn", TxnRequest(success=[GET])),
+    ):
+        desk.backend.view.padding = b"x" * ROOMLESS_BYTES
+        caller = desk.ask(method, request_)
+        caller.reads = False
+
+        desk.backend.serve()
+
+        assert caller.outcomes == []
+        assert desk.backend.scans == [(request_, True, False)]
+        desk.backend.scans.clear()
+        desk.backend.reads.clear()
+
+
+def test_a_small_answer_asks_for_no_room(desk: Desk) -> None:
+    caller = desk.ask("Range", RangeRequest(key=b"k"))
+    caller.reads = False
+
+    desk.backend.serve()
+
+    assert len(caller.outcomes) == 1
+    assert desk.backend.scans == []
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        TxnRequest(success=[BIG_GET]),
+        TxnRequest(success=[LOCAL_GET], failure=[BIG_GET]),
+        TxnRequest(success=[OLD_GET]),
+        TxnRequest(compare=[Compare(key=b"k", range_end=b"l")], failure=[LOCAL_GET]),
+    ],
+)
+def test_a_txn_that_may_read_much_is_served_in_slices(desk: Desk, request_: TxnRequest) -> None:
+    caller = desk.ask("Txn", request_)
+
+    assert desk.backend.scans == [(request_, is_serializable(request_), False)]
+    assert desk.backend.reads == desk.backend.proposed == caller.outcomes == []
 
 
 def test_a_txn_of_too_many_operations_is_refused(desk: Desk) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from api.http2 import Limits
-from tests.api.wire import STREAM, Wire
+from tests.api.wire import LATER, STREAM, Wire
 
 PIECE = 50_000
 
@@ -40,3 +40,55 @@ def test_it_goes_on_when_the_client_has_read() -> None:
 
     assert handler.told[-1] == "drain"
     assert handler.call.writable
+
+
+def unread(wire: Wire, answers: int) -> int:
+    """Make unary calls that are answered as far as there is room; return how many were."""
+    for _ in range(answers):
+        wire.call(LATER, b"")
+    sent = 0
+    for call, _ in wire.service.waiting:
+        if call.take_room(PIECE):
+            call.reply(b"x" * PIECE)
+            sent += 1
+            wire.exchange()
+    return sent
+
+
+def test_a_client_that_reads_nothing_has_a_bounded_number_of_answers_queued() -> None:
+    wire = Wire(limits=Limits(connection_queue_bytes=10 * PIECE), reads=False)
+
+    sent = unread(wire, 100)
+
+    assert 10 < sent <= 24  # the bound twice, and what fits in the windows
+    assert wire.server.http2.queued_body_size() < 22 * PIECE
+
+
+def test_calls_without_room_are_told_when_the_client_has_read() -> None:
+    wire = Wire(limits=Limits(connection_queue_bytes=10 * PIECE), reads=False)
+    unread(wire, 100)
+    (refused, *_) = (call for call, _ in wire.service.waiting if not call.closed)
+    told: list[int] = []
+    refused.on_drain = lambda: told.append(wire.server.http2.queued_body_size())
+
+    for _ in range(100):
+        for stream_id, answer in wire.answers.items():
+            if answer.body:
+                wire.client.acknowledge_received_data(len(answer.body), stream_id)
+                answer.body = b""
+        wire.exchange()
+
+    assert len(told) == 1
+    assert told[0] <= 5 * PIECE
+    assert refused.take_room(PIECE)
+
+
+def test_small_answers_need_not_wait_for_one_big_one() -> None:
+    wire = Wire(limits=Limits(connection_queue_bytes=10 * PIECE), reads=False)
+    for _ in range(2):
+        wire.call(LATER, b"")
+    (big, _), (small, _) = wire.service.waiting
+    assert big.take_room(100 * PIECE)
+    big.reply(b"x" * 100 * PIECE)
+
+    assert small.take_room(PIECE)

@@ -6,10 +6,12 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from control import edges, peek, top, tree
 from control.__main__ import run
@@ -116,8 +118,26 @@ def test_top_leaves_columns_out_of_a_narrow_window(view: MemberView) -> None:
     assert len(wide.columns) == len(top.COLUMNS)
     assert [column.header for column in narrow.columns] == [
         *("actor", "state", "pid", "restarts", "mailbox", "in/s"),
-        *("wait p99", "work p99", "cpu %", "doing"),
+        *("cpu %", "PSS MiB", "doing"),
     ]
+
+
+def test_top_shows_every_actors_memory_in_80_characters(view: MemberView) -> None:
+    rows = top.rates(view, top.samples(view), 1.0)
+    busiest = {
+        "name": "snapshotter", "state": "running", "pid": 4194303, "restarts": 100,
+        "mailbox_depth": 12345, "handled_per_second": 99999.0,
+        "cpu": 1.0, "pss_bytes": 1234 << 20, "doing": "Apply", "doing_seconds": 0.0012,
+    }  # fmt: skip
+    console = Console(width=80, record=True, file=StringIO())
+
+    console.print(top.rendered([rows[0] | busiest], "m", console.width))
+
+    shown = console.export_text()
+    assert "1234.0" in shown
+    assert "4194303" in shown
+    assert "Apply" in shown
+    assert "…" not in shown
 
 
 def test_top_tells_in_which_message_an_actor_is(member: ToyMember, view: MemberView) -> None:

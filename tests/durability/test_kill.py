@@ -91,8 +91,8 @@ def test_what_was_acknowledged_survives_kills_of_an_actor(tmp_path: Path, actor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("actor", ACTORS)
-def test_what_was_acknowledged_survives_20_kills_of_an_actor(tmp_path: Path, actor: str) -> None:
-    kill_actor(tmp_path, actor, 20, seed=4)
+def test_what_was_acknowledged_survives_100_kills_of_an_actor(tmp_path: Path, actor: str) -> None:
+    kill_actor(tmp_path, actor, ROUNDS_SLOW, seed=4)
 
 
 class Kept(Client):

@@ -11,11 +11,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from http.client import HTTPConnection
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from api.http2 import RESERVED_DESCRIPTORS
 from etcdpb import rpc_pb2 as pb
 from tests.client import METHODS, Client
 from tests.e2e import frames
@@ -266,12 +268,14 @@ def test_ten_thousand_idle_connections_leave_room_for_work(
     tmp_path: Path,
 ) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = IDLE_CONNECTIONS + 500
+    needed = IDLE_CONNECTIONS * 16 // 14 + 500
     if hard != resource.RLIM_INFINITY and hard < needed:
         pytest.skip(f"only {hard} descriptors allowed")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1024), hard))
     try:
         with Member(tmp_path) as crowded, Client(crowded.endpoint) as client, ExitStack() as stack:
+            # For this end of the connections; the member has raised its own.
+            resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
             pid = serving_pid(crowded)
             before = resident_bytes(pid)
             connections: list[socket.socket] = []
@@ -289,3 +293,61 @@ def test_ten_thousand_idle_connections_leave_room_for_work(
             assert client.get(b"busy") == b"999"
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Frugal(Member):
+    """A member that may have few descriptors, and starts with fewer still."""
+
+    soft, hard = 200, 400
+
+    def command(self) -> list[str]:
+        limits = f'ulimit -Sn {self.soft}; ulimit -Hn {self.hard}; exec "$@"'
+        return ["sh", "-c", limits, "sh", *super().command()]
+
+
+def scrape(connection: HTTPConnection) -> dict[str, float]:
+    """Return the samples without labels."""
+    connection.request("GET", "/metrics")
+    lines = connection.getresponse().read().decode().splitlines()
+    pairs = (line.partition(" ") for line in lines)
+    return {name: float(value) for name, _, value in pairs if value[:1].isdigit()}
+
+
+def test_a_member_takes_all_the_descriptors_it_may_and_keeps_some_to_itself(tmp_path: Path) -> None:
+    with Frugal(tmp_path) as member, Client(member.endpoint) as client, ExitStack() as stack:
+        plain = HTTPConnection("127.0.0.1", member.client_port, timeout=10)
+        before = scrape(plain)
+        client.put(b"k", b"before")
+        pid = serving_pid(member)
+
+        for _ in range(Frugal.hard):
+            stack.enter_context(socket.create_connection(("127.0.0.1", member.client_port)))
+        during = scrape(plain)
+        client.put(b"k", b"v")
+        found = client.range(pb.RangeRequest(key=b"k", range_end=b"l"))
+
+        assert before["os_fd_limit"] == Frugal.hard
+        assert before["os_fd_used"] < RESERVED_DESCRIPTORS
+        assert 100 < during["os_fd_used"] < Frugal.hard - 50
+        assert found.count == 1
+        assert serving_pid(member) == pid
+
+
+def test_a_gateway_without_a_descriptor_left_serves_whom_it_has(tmp_path: Path) -> None:
+    with Member(tmp_path) as member, Client(member.endpoint) as client:
+        client.put(b"k", b"v")
+        plain = HTTPConnection("127.0.0.1", member.client_port, timeout=10)
+        scrape(plain)
+        pid = serving_pid(member)
+        _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (1, hard))
+
+        with socket.create_connection(("127.0.0.1", member.client_port)):
+            samples = scrape(plain)
+            ranges = [client.begin(pb.RangeRequest(key=b"a", range_end=b"z")) for _ in range(20)]
+            counts = [str(answer().message).count("count: 1") for answer in ranges]
+            client.put(b"l", b"v")
+
+        assert samples["os_fd_used"] == samples["os_fd_limit"] == 1
+        assert counts == [1] * 20
+        assert serving_pid(member) == pid

@@ -27,6 +27,7 @@ ACTORS = (
     "zygote",
 )  # fmt: skip
 WRITERS = 8
+SERVING_SECONDS = 1.0
 HEALED_SECONDS = 5.0  # far above what it takes, for machines with other things to do
 FROZEN_SECONDS = 1.0
 IN_FLIGHT = 200
@@ -70,20 +71,22 @@ def test_a_killed_actor_comes_back_and_nobody_else_notices(member: Member, actor
         load.wait_for(2 * WRITERS)
         moment = time.monotonic()
         os.kill(before[actor], signal.SIGKILL)
-        load.wait_for(10 * WRITERS)
         wait_until(lambda: member.actors().get(actor, before[actor]) != before[actor], "no heir")
+        heir = time.monotonic()
+        load.wait_for(10 * WRITERS)
     finally:
         load.stop()
 
     after = member.actors()
     print(  # noqa: T201
-        f"{actor}: next put after {load.first_after(moment) * 1e3:.0f} ms, longest pause "
+        f"{actor}: running again after {(heir - moment) * 1e3:.0f} ms, next put after "
+        f"{load.first_after(moment) * 1e3:.0f} ms, longest pause "
         f"{load.longest_gap_after(moment) * 1e3:.0f} ms, errors {load.errors or 'none'}"
     )
     assert {k: v for k, v in after.items() if k != actor} == {
         k: v for k, v in before.items() if k != actor
     }
-    assert load.longest_gap_after(moment) < HEALED_SECONDS
+    assert load.longest_gap_after(moment) < SERVING_SECONDS
     if actor != "gateway-0":  # its own clients lose their connections
         assert not load.errors
     with Client(member.endpoint) as client:

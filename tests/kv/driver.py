@@ -22,6 +22,7 @@ from storage.database import open_or_create
 from storage.reader import Reader
 from storage.scan import Scan
 from storage.store import SqliteStore
+from storage.txn_scan import TxnScan
 
 OPS = {
     "PutRequest": Op.PUT,
@@ -135,9 +136,23 @@ class SqliteDriver(MemoryDriver):
         return RangeResponse.FromString(body)
 
     def read_txn(self, request: TxnRequest) -> bytes:
-        """Answer a read-only txn from a view."""
+        """Answer a read-only txn; a view and a scan must agree to the byte."""
         with self.reader.view() as view:
-            return view.txn(request)
+            try:
+                expected = view.txn(request)
+            except EtcdError as error:
+                with pytest.raises(EtcdError, match=error.status.text):
+                    self.txn_of_scan(request)
+                raise
+        assert self.txn_of_scan(request) == expected
+        return expected
+
+    def txn_of_scan(self, request: TxnRequest) -> bytes:
+        """Answer a read-only txn by a scan."""
+        scan = self.reader.scan_txn(request, self.machine.applied_index)
+        body = finish(scan)
+        assert scan.revision == self.machine.revision
+        return body
 
     def prune(self) -> None:
         """Prune in small slices."""
@@ -155,7 +170,7 @@ class SqliteDriver(MemoryDriver):
         self.store.close()
 
 
-def finish(scan: Scan) -> bytes:
+def finish(scan: Scan | TxnScan) -> bytes:
     """Step a scan to its end and return the response's bytes."""
     try:
         while not scan.step():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import apsw
@@ -14,7 +15,7 @@ from kv.errors import COMPACTED, FUTURE_REV, EtcdError
 from storage import scan as scan_module
 from storage.database import set_current
 from storage.reader import is_small
-from storage.scan import POOL_MAX, Scan
+from storage.scan import POOL_MAX, RESTARTS_MAX, Scan
 from tests.kv.driver import finish
 from tests.storage.database_driver import Filled, filled
 
@@ -201,20 +202,111 @@ def test_a_scan_outlives_its_transactions_and_writes_in_between(
     driver.close()
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_scan_believes_nothing_after_its_revision_is_compacted(tmp_path: Path) -> None:
-    driver = filled(tmp_path)
-    driver.put(*numbered(50))
-    scan = driver.reader.scan(ALL)
-    for _ in range(10):
-        scan.step()
+def compacted_past(driver: Filled) -> None:
+    """Write, and forget everything before."""
     driver.put("a")
     driver.compact(driver.machine.revision)
     driver.prune()
     driver.reader.sizes()
 
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(("revision", "stream"), [(30, False), (51, False), (0, True)])
+def test_a_scan_believes_nothing_after_its_revision_is_compacted(
+    tmp_path: Path, revision: int, stream: bool
+) -> None:
+    driver = filled(tmp_path)
+    driver.put(*numbered(50))
+    request = RangeRequest(key=b"\0", range_end=b"\0", revision=revision)
+    scan = driver.reader.scan(request, stream=stream)
+    for _ in range(10):
+        scan.step()
+    compacted_past(driver)
+
     with pytest.raises(EtcdError, match=COMPACTED.text):
         finish(scan)
+    driver.close()
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("options", [{}, {"count_only": True}, {"sort_order": 2, "sort_target": 4}])
+def test_a_range_of_the_newest_revision_begins_again_when_that_is_compacted(
+    options: dict[str, int], tmp_path: Path
+) -> None:
+    driver = filled(tmp_path)
+    driver.put(*numbered(50))
+    request = RangeRequest(key=b"\0", range_end=b"\0", **options)  # type: ignore[arg-type]
+    scan = driver.reader.scan(request)
+    for _ in range(3):
+        assert not scan.step()
+    compacted_past(driver)
+
+    begun_again = response(scan)
+
+    assert begun_again == driver.range_of_view(request)
+    assert (begun_again.count, scan.revision) == (51, driver.machine.revision)
+    driver.close()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_hash_of_the_newest_revision_begins_again_too(tmp_path: Path) -> None:
+    driver = filled(tmp_path)
+    driver.put(*numbered(50))
+    scan = driver.reader.hash_kv()
+    for _ in range(10):
+        assert not scan.step()
+    compacted_past(driver)
+
+    while not scan.step():
+        pass
+
+    fresh = driver.reader.hash_kv()
+    while not fresh.step():
+        pass
+    assert (scan.hash, scan.hash_revision) == (fresh.hash, fresh.hash_revision)
+    driver.close()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_scan_that_is_always_overtaken_gives_up(tmp_path: Path) -> None:
+    driver = filled(tmp_path)
+    driver.put(*numbered(9))
+    scan = driver.reader.scan(ALL)
+    for _ in range(RESTARTS_MAX + 1):
+        assert not scan.step()
+        compacted_past(driver)
+
+    with pytest.raises(EtcdError, match=COMPACTED.text):
+        scan.step()
+
+    scan.close()
+    driver.close()
+
+
+@pytest.mark.usefixtures("tiny_steps")
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("target", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize(
+    "options", [{}, {"limit": 20}, {"min_mod_revision": 70}, {"max_mod_revision": 99, "limit": 90}]
+)
+def test_a_range_that_is_sorted_and_filtered_in_runs_comes_out_as_one(
+    options: dict[str, int],
+    order: int,
+    target: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scan_module, "RUN_KEYS", 7)
+    driver = filled(tmp_path)
+    driver.put(*numbered(60), value=b"w")
+    driver.put(*numbered(60)[::-3], value=b"v")
+    options |= {"sort_order": order, "sort_target": target}
+    request = RangeRequest(key=b"key", range_end=b"kez", **options)  # type: ignore[arg-type]
+
+    got = response(driver.reader.scan(request))
+
+    assert got == driver.range_of_view(request)
+    assert got.kvs
     driver.close()
 
 
@@ -262,6 +354,27 @@ def test_scans_wait_for_a_free_connection(tmp_path: Path) -> None:
     pool.give_back(lent[0])
 
     assert scan.step()
+    driver.close()
+
+
+def test_scans_make_do_with_the_connection_there_is_when_descriptors_run_out(
+    tmp_path: Path, tiny_steps: None
+) -> None:
+    driver = filled(tmp_path)
+    driver.put(*numbered(10))
+    driver.reader.keep_scan_connection()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    scans = [driver.reader.scan(ALL) for _ in range(3)]
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+    try:
+        done = [scan.step() for scan in scans]
+        counts = [response(scan).count for scan in scans]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert done == [False] * 3
+    assert counts == [10] * 3
     driver.close()
 
 

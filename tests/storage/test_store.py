@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -60,6 +61,28 @@ def test_a_full_disk_rolls_back_and_the_machine_goes_on_when_there_is_room(tmp_p
     connection.pragma("max_page_count", 1 << 30)
     (applied,) = driver.entries(entry)
     assert applied.results == [3]
+    driver.close()
+
+
+def test_a_full_disk_leaves_the_log_of_the_database_as_it_is(tmp_path: Path) -> None:
+    class FullDisk:
+        def __init__(self, connection: Any) -> None:
+            self.set_busy_timeout = connection.set_busy_timeout
+
+        def wal_checkpoint(self, mode: int) -> None:
+            raise DiskFullError("no room for what has to be copied")
+
+    driver = filled(tmp_path)
+    driver.put("a")
+    frames = driver.store.wal_frames()
+    connection: Any = driver.store._connection
+    driver.store._connection = FullDisk(connection)
+
+    assert not driver.store.restart_wal()
+
+    driver.store._connection = connection
+    assert driver.store.wal_frames() == frames > 0
+    assert driver.store.restart_wal()
     driver.close()
 
 

@@ -441,15 +441,17 @@ def test_a_recycled_segment_that_was_not_begun_is_used_after_a_restart(tmp_path:
     assert [e.index for e in reopen(tmp_path)[1].entries] == list(range(21, 40))
 
 
-def test_a_full_disk_refuses_the_append_and_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("orders", ['{"write_errno": 28}', '{"sync_errno": 28}'])
+def test_a_full_disk_refuses_the_append_and_changes_nothing(tmp_path: Path, orders: str) -> None:
     control = tmp_path / "control"
     files = FaultyFiles(control)
     wal = create(tmp_path, files)
     fill(wal, 1, 8)
-    control.write_text('{"write_errno": 28}')
+    assert len(wal.segments) == 1
+    control.write_text(orders)
 
     with pytest.raises(WalSpaceError):
-        wal.append([entry(8, size=1000)], None)
+        wal.append([entry(8, size=SEGMENT_BYTES)], None)
     with pytest.raises(WalSpaceError):
         wal.prepare()
 
@@ -458,6 +460,48 @@ def test_a_full_disk_refuses_the_append_and_changes_nothing(tmp_path: Path) -> N
     fill(wal, 8, 10)
     wal.close()
     assert len(reopen(tmp_path)[1].entries) == 9
+
+
+def test_a_record_that_found_no_room_where_room_was_made_is_written_again(tmp_path: Path) -> None:
+    """Some file systems copy on write: zeros that were written promise nothing."""
+    control = tmp_path / "control"
+    wal = create(tmp_path, FaultyFiles(control))
+    fill(wal, 1, 3)
+    control.write_text('{"write_errno": 28}')
+
+    for _ in range(2):
+        with pytest.raises(WalSpaceError):
+            fill(wal, 3, 4)
+
+    control.unlink()
+    fill(wal, 3, 5)
+    wal.close()
+    assert [e.index for e in reopen(tmp_path)[1].entries] == [1, 2, 3, 4]
+
+
+def test_a_segment_that_could_not_be_begun_for_want_of_space_is_begun_later(
+    tmp_path: Path,
+) -> None:
+    control = tmp_path / "control"
+    wal = create(tmp_path, FaultyFiles(control))
+    fill(wal, 1, 8)
+    wal.prepare()
+    control.write_text('{"write_errno": 28}')
+
+    for _ in range(2):
+        with pytest.raises(WalSpaceError):
+            wal.append([entry(8, size=SEGMENT_BYTES)], None)
+
+    control.unlink()
+    wal.append([entry(8, size=SEGMENT_BYTES)], None)
+    fill(wal, 9, 30)
+    wal.close()
+    wal, replay = reopen(tmp_path)
+    assert [e.index for e in replay.entries] == list(range(1, 30))
+    numbers = [name.partition("-")[0] for name in wal.segments]
+    assert numbers == [f"{number:016x}" for number in range(len(numbers))]
+    assert len(numbers) > 2
+    wal.close()
 
 
 def test_after_an_error_of_the_disk_the_log_refuses_everything(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -130,7 +131,9 @@ def test_a_member_is_initialized_once_its_log_has_files(tmp_path: Path) -> None:
     assert not is_initialized(tmp_path / "wal")
     (tmp_path / "wal").mkdir()
     assert not is_initialized(tmp_path / "wal")
-    (tmp_path / "wal" / "0.wal").write_bytes(b"")
+    (tmp_path / "wal" / "lost+found").mkdir()
+    assert not is_initialized(tmp_path / "wal")
+    (tmp_path / "wal" / f"{0:016x}-{1:016x}.wal").write_bytes(b"")
     assert is_initialized(tmp_path / "wal")
 
 
@@ -170,6 +173,23 @@ def test_two_members_have_two_folders_and_must_be_told_apart(
     assert find_run_directory(str(tmp_path / "m2"), {}) == second
     with pytest.raises(RunDirectoryError, match=r"several members run: m1 .*, m2 .*--data-dir"):
         find_run_directory(None, {}, run_dir=str(base))
+
+
+def test_a_full_disk_does_not_keep_a_member_from_starting_nor_from_being_found(
+    tmp_path: Path, base: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    folder = start()
+    start("m2")
+
+    found = find_run_directory(str(tmp_path / "m1"), {}, run_dir=str(base))
+
+    assert found == folder
+    assert not list((tmp_path / "m1" / "member").glob("run*"))
 
 
 def test_the_folder_of_a_member_that_was_killed_is_a_leftover_and_cleaned(

@@ -18,6 +18,7 @@ import pytest
 from control.health import health
 from control.run_directory import find_run_directory
 from supervisor.data_directory import lock_data_dir
+from tests.client import Client
 from tests.supervisor.toys import ROOT_OF_SOURCES, eventually
 
 TROUPED = (sys.executable, "-m", "supervisor")
@@ -143,3 +144,30 @@ def test_a_member_starts_says_where_it_listens_and_ends_with_0(
     assert member.returncode == 0
     assert not folder.exists()
     assert lines[-1]["msg"] == "stopped"
+
+
+def test_without_any_flag_a_working_member_starts_on_etcds_ports_in_default_etcd(
+    tmp_path: Path,
+) -> None:
+    for port in (2379, 2380):
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            pytest.skip(f"somebody else listens on port {port} of this machine")
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        member = subprocess.Popen(TROUPED, stderr=file, env=environment(), cwd=tmp_path)
+    try:
+        eventually(lambda: "ready to serve client requests" in log.read_text(), "ready", 60)
+        with Client("localhost:2379") as client:
+            client.put(b"greeting", b"hello")
+            kept = client.get(b"greeting")
+        member.send_signal(signal.SIGTERM)
+        member.wait(10)
+    finally:
+        member.kill()
+        member.wait()
+
+    assert kept == b"hello"
+    assert list((tmp_path / "default.etcd" / "member" / "wal").glob("*.wal"))
+    assert member.returncode == 0
