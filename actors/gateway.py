@@ -257,6 +257,7 @@ class Gateway(LoopActor):
             self.metric,
             directory=self._directory,
             call_soon=self.loop.call_soon,
+            call_later=self.loop.call_later,
             config=config,
             events_before=self._events_before,
         )

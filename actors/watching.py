@@ -31,13 +31,14 @@ class Watching:
         *,
         directory: Path,
         call_soon: Callable[[Callable[[], None]], Any],
+        call_later: Callable[[float, Callable[[], None]], Any],
         config: Mapping[str, Any],
         events_before: int,
     ) -> None:
         self._status = status
         self._metric = metric
         self._events_before = events_before
-        hub = self.hub = WatchHub(EventReader(directory), call_soon)
+        hub = self.hub = WatchHub(EventReader(directory), call_soon, call_later)
         self._watch = WatchService(
             backend,
             hub,

@@ -70,8 +70,8 @@ class Hub(Protocol):
     def is_behind(self, watcher: Watcher) -> bool:
         """Whether there is something to tell the watcher that was not told."""
 
-    def notice(self) -> None:
-        """The store may have grown."""
+    def hurry(self) -> None:
+        """The store may have grown, and somebody waits to be told."""
 
     def read_now(self) -> None:
         """Tell synced watchers what is new."""
@@ -171,7 +171,7 @@ class WatchStream:
             self._cancel(request.cancel_request.watch_id)
         elif kind == "progress_request":
             self._service.waiting[self] = None
-            self._hub.notice()
+            self._hub.hurry()
             self._hub.read_now()
             if self in self._service.waiting:  # nothing was read
                 self.tell_progress()
