@@ -447,7 +447,7 @@ class Gateway(LoopActor):
             if self._quota.refuses(op, request, answer):
                 self.schedule_flush()
                 return
-        if self._overloaded or self._proposals.overloaded:
+        if self._proposals.refuses(op, overloaded=self._overloaded):
             answer.fail(REQUEST_TOO_MANY_REQUESTS)
             return
         self._proposals.add(op, request, answer)

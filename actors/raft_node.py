@@ -195,8 +195,8 @@ class RaftNode(Actor):
 
     @handles(Propose)
     def propose(self, message: Propose) -> None:
-        """Take one batch; it is appended with all others of this turn."""
-        self._proposals.append(message.batch)
+        """Take one batch; all of a turn are appended at once, those of no session (expiries) first."""
+        self._proposals.insert(len(self._proposals) if message.session else 0, message.batch)
         self._clients.note(time.monotonic())
         self.count(RaftMetric.REQUESTS, message.count)
         self._requests += message.count

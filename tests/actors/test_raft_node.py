@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from actors.messages import AppliedTo, ReadIndex
+from actors.messages import AppliedTo, Propose, ReadIndex
 from actors.raft_node import RaftNode
 from actors.raft_reads import READS_ASKED_MAX
 from tests.actors.boards import context, make_board
@@ -85,4 +85,21 @@ def test_reads_asked_without_a_leader_are_forgotten_in_the_end(tmp_path: Path) -
 
     assert len(node._reads) == READS_ASKED_MAX
     assert sent == []
+    stop(node)
+
+
+def test_expiries_are_appended_before_the_puts_of_the_same_turn(tmp_path: Path) -> None:
+    make_board(tmp_path)
+    node, _ = start(tmp_path, 1)
+    node.applied_to(AppliedTo(1))
+    node.flush(Flush())
+    last = node._storage.last_index()
+
+    node.propose(Propose(7, 1, 1, b"first put"))
+    node.propose(Propose(7, 2, 1, b"second put"))
+    node.propose(Propose(0, 0, 1, b"expiry"))
+    node.flush(Flush())
+
+    entries = node._storage.entries(last + 1, node._storage.last_index() + 1, 1 << 30)
+    assert [entry.data for entry in entries] == [b"expiry", b"first put", b"second put"]
     stop(node)
