@@ -195,7 +195,7 @@ class RaftNode(Actor):
 
     @handles(Propose)
     def propose(self, message: Propose) -> None:
-        """Take one batch; all of a turn are appended at once, those of no session (expiries) first."""
+        """Take one batch; all of a turn are appended at once, expiries (no session) first."""
         self._proposals.insert(len(self._proposals) if message.session else 0, message.batch)
         self._clients.note(time.monotonic())
         self.count(RaftMetric.REQUESTS, message.count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -82,7 +83,7 @@ def freeze(cluster: Cluster, actor: str, rounds: int) -> None:
                     time.sleep(3 * ELECTION_SECONDS)
                     if actor == "raft-node":
                         cluster.wait_for(
-                            lambda old=leader: cluster.leads_without(old),
+                            partial(cluster.leads_without, leader),
                             "leadership does not move",
                             timeout=STUCK_SECONDS - 3 * ELECTION_SECONDS,
                         )
