@@ -83,6 +83,15 @@ COUNTERS: Final[tuple[tuple[str, str, RaftMetric | ApplierMetric], ...]] = (
 
 RANGE: Final = "/etcdserverpb.KV/Range"
 Totals = Callable[[], dict[tuple[str, str], dict[int, int]]]
+WATCH_GAUGES: Final = (
+    ("watcher_total", "Total number of watchers.", GatewayMetric.WATCHERS),
+    ("watch_stream_total", "Total number of watch streams.", GatewayMetric.WATCH_STREAMS),
+    (
+        "slow_watcher_total",
+        "Total number of unsynced slow watchers.",
+        GatewayMetric.SLOW_WATCHERS,
+    ),
+)
 # Of etcd's counters these have no `_total` at their end, which the library would add.
 PLAIN_COUNTERS: Final = (
     (
@@ -173,6 +182,13 @@ class MemberCollector(Collector):
         )
         yield _counter(
             "trouped_expired", "Requests whose time was over.", total(GatewayMetric.EXPIRED)
+        )
+        for name, text, word in WATCH_GAUGES:
+            yield _gauge(f"etcd_debugging_mvcc_{name}", text, total(word))
+        yield _counter(
+            "etcd_debugging_mvcc_events",
+            "Total number of events sent by this member.",
+            total(GatewayMetric.WATCH_EVENTS),
         )
         yield from self._calls()
 
