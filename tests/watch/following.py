@@ -31,7 +31,8 @@ RANGES: Final = (
 @dataclass
 class Follower:
     """One watcher. `after` is the revision it has everything up to; `bookmarks` are (how many
-    events had come, revision that says they are all up to there)."""
+    events had come, revision that says they are all up to there); `gaps` are what compactions took
+    before it was told: (revision it had everything up to, compact revision)."""
 
     wanted: Wanted
     after: int = -1
@@ -39,6 +40,7 @@ class Follower:
     told: list[tuple[int, list[Happened]]] = field(default_factory=list)
     bookmarks: list[tuple[int, int]] = field(default_factory=list)
     resumed: int = 0
+    gaps: list[tuple[int, int]] = field(default_factory=list)
     _pieces: list[Happened] = field(default_factory=list)
 
     def begun(self, revision: int) -> None:
@@ -50,6 +52,12 @@ class Follower:
         """The stream has ended; half a revision counts for nothing."""
         self._pieces.clear()
         self.resumed += 1
+
+    def compacted(self, compact_revision: int) -> None:
+        """Take a cancel: right only if what comes next for it is gone."""
+        assert compact_revision > self.after + 1, f"cancelled without need, has {self.after}"
+        self.gaps.append((self.after, compact_revision))
+        self.after = compact_revision - 1
 
     def take(self, response: pb.WatchResponse) -> None:
         """Take a response that is for it: events, or how far it is."""
@@ -68,18 +76,34 @@ class Follower:
             self.after = self._pieces[-1].revision
             self._pieces = []
 
-    def check(self, history: list[Happened], created: set[tuple[bytes, int]]) -> None:
+    def goal(self, history: list[Happened]) -> list[Happened]:
+        """Return what it must be told."""
+        return [
+            event
+            for event in self.wanted.of(history, self.first)
+            if not any(after < event.revision < compact for after, compact in self.gaps)
+        ]
+
+    def check(
+        self, history: list[Happened], created: set[tuple[bytes, int]], compacted: int
+    ) -> None:
         """Assert all guarantees: the right events and no others, whole revisions, in order, once,
-        none left out before a bookmark or where it was resumed, with pairs before if wanted."""
+        none left out before a bookmark or where it was resumed, with pairs before if wanted.
+
+        Up to revision `compacted` history was compacted: pairs before may be missing there.
+        """
+        assert all(compact <= compacted for _, compact in self.gaps), "cancelled too early"
         revisions = [revision for revision, _ in self.told]
         assert revisions == sorted(set(revisions)), "ordered, unique, atomic"
         told = [e for _, events in self.told for e in sorted(events, key=lambda e: e.pair.key)]
-        goal = self.wanted.of(history, self.first)
+        goal = self.goal(history)
         assert [(e.revision, e.deleted, e.pair) for e in told] == [
             (e.revision, e.deleted, e.pair) for e in goal
         ], f"reliable, filtered: {self.wanted}"
         for event, wanted in zip(told, goal, strict=True):
-            assert event.before == (wanted.before if self.wanted.prev_kv else None), "prev_kv"
+            before = wanted.before if self.wanted.prev_kv else None
+            lost = event.before is None and event.revision <= compacted
+            assert event.before == before or lost, "prev_kv"
             if not event.deleted:
                 new = event.pair.create_revision == event.revision
                 assert new == ((event.pair.key, event.revision) in created), "is_create"
@@ -131,6 +155,8 @@ class Following:
             while (response := stream.poll()) is not None:
                 self._take(response)
         except StreamEndedError:
+            if self._stream is not None:
+                self._stream.close()
             self._lose()
             return
         if self._chance.random() < ASK_CHANCE:
@@ -157,7 +183,9 @@ class Following:
                 follower.take(response)
             return
         follower = self.followers[response.watch_id]
-        assert not response.canceled, response
+        if response.canceled:
+            follower.compacted(response.compact_revision)
+            raise StreamEndedError("to be opened again without the gap")
         if response.created:
             follower.begun(response.header.revision)
         else:
@@ -185,14 +213,15 @@ class Followings:
         """Wait until all watchers have begun."""
         self._wait(lambda: all(each.created for each in self._all), seconds)
 
-    def finish(self, history: list[Happened], seconds: float = 30.0) -> None:
+    def finish(self, history: list[Happened], compacted: int, seconds: float = 30.0) -> None:
         """Wait until every watcher has been told as many events as it must be; end; check."""
-        goals = [(f, len(f.wanted.of(history, f.first))) for f in self.followers]
-        self._wait(
-            lambda: all(sum(len(e) for _, e in list(f.told)) >= goal for f, goal in goals),
-            seconds,
-            strict=False,
-        )
+
+        def complete(follower: Follower) -> bool:
+            told = sum(len(events) for _, events in list(follower.told))
+            return told >= len(follower.goal(history))
+
+        waiting = self.followers
+        self._wait(lambda: all(map(complete, waiting)), seconds, strict=False)
         self.close()
         created = {
             (event.pair.key, event.revision)
@@ -200,7 +229,7 @@ class Followings:
             if not event.deleted and event.before is None
         }
         for follower in self.followers:
-            follower.check(history, created)
+            follower.check(history, created, compacted)
 
     def close(self) -> None:
         """End the streams."""
