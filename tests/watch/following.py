@@ -19,6 +19,7 @@ from tests.watch.streams import Stream, StreamEndedError, Watches
 WATCHERS_OF_A_STREAM: Final = 6
 PAUSE_SECONDS: Final = 0.005
 DROP_CHANCE: Final = 0.001  # a turn, of a stream
+AWAY_SECONDS: Final = 2.0  # at most, then: a compaction may overtake it
 ASK_CHANCE: Final = 0.02
 RANGES: Final = (
     (PREFIX, PREFIX_END),
@@ -138,6 +139,7 @@ class Following:
         }
         self._watches = Watches(endpoint)
         self._stream: Stream | None = None
+        self._away_until = 0.0
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -150,6 +152,8 @@ class Following:
 
     def turn(self) -> None:
         """Take what has come."""
+        if time.monotonic() < self._away_until:
+            return
         try:
             stream = self._stream or self._open()
             while (response := stream.poll()) is not None:
@@ -164,6 +168,7 @@ class Following:
         if self._chance.random() < DROP_CHANCE and self.created:
             stream.close()
             self._lose()
+            self._away_until = time.monotonic() + self._chance.uniform(0, AWAY_SECONDS)
 
     def _open(self) -> Stream:
         stream = self._stream = self._watches.stream()

@@ -28,7 +28,7 @@ ACTORS = (
 PROGRESS = "--watch-progress-notify-interval=200ms"
 WRITERS = 4
 WRITE_PAUSE_SECONDS = 0.004
-COMPACT_CHANCE = 0.3  # a kill
+COMPACT_CHANCE = 0.5  # a kill
 ROUND_SECONDS = 15.0
 TEN_MINUTES = 600.0
 
@@ -162,7 +162,7 @@ def test_all_guarantees_hold_while_actors_are_killed(member: Member) -> None:
     if not member.is_trouped:
         pytest.skip("only trouped has actors")
     with member:
-        found = one_round([member], 1, 3.0)
+        found = one_round([member], 1, 6.0)
 
     assert found.revisions > 50
     assert found.events > found.revisions
