@@ -28,6 +28,7 @@ ACTORS = (
 PROGRESS = "--watch-progress-notify-interval=200ms"
 WRITERS = 4
 WRITE_PAUSE_SECONDS = 0.004
+KILLS_MIN = 4  # in a round, however slow the machine
 COMPACT_CHANCE = 0.5  # a kill
 ROUND_SECONDS = 15.0
 TEN_MINUTES = 600.0
@@ -123,7 +124,7 @@ def one_round(members: Sequence[Member], seed: int, seconds: float) -> Figures:
             writing = Writing(endpoints, seed * 100)
             try:
                 end = time.monotonic() + seconds
-                while time.monotonic() < end:
+                while time.monotonic() < end or kills < KILLS_MIN or not compactions:
                     time.sleep(chance.uniform(0.1, 0.6))
                     actors = chance.choice(members).actors()
                     actor = chance.choice(ACTORS)
@@ -162,11 +163,11 @@ def test_all_guarantees_hold_while_actors_are_killed(member: Member) -> None:
     if not member.is_trouped:
         pytest.skip("only trouped has actors")
     with member:
-        found = one_round([member], 1, 6.0)
+        found = one_round([member], 1, 3.0)
 
     assert found.revisions > 50
     assert found.events > found.revisions
-    assert found.kills > 3
+    assert found.kills >= KILLS_MIN
     assert found.compactions > 0
 
 
