@@ -33,6 +33,7 @@ from actors.gateway_http import MemberPages
 from actors.gateway_status import MemberWords
 from actors.leadership import Transfers
 from actors.lease_calls import LeaseCalls
+from actors.lease_clocks import read_expiries
 from actors.loop_actor import LoopActor
 from actors.messages import Applied, LeaderIs, LeaseAsk, LeaseTold, Propose, ReadIndex, ReadStates
 from actors.metrics import ApplierMetric, GatewayMetric, RaftMetric
@@ -479,6 +480,12 @@ class Gateway(LoopActor):
     def when_pruned(self, revision: int, call: Call, done: Callable[[], None]) -> None:
         """Call `done` when the pruning has passed a revision, unless the call is over."""
         self._physical.append((revision, call, done))
+
+    def lease_expiries(self) -> Mapping[int, int]:
+        """Return when leases expire, as the lessor keeps it while this member leads."""
+        if not self._status.is_leader:
+            return {}
+        return read_expiries(self.context.run_dir / "leases", self._status.term)
 
     def ask_lessor(self, kind: int, lease: int, answer: Any, token: Any = None) -> None:
         """Queue a question to the lessor for the end of the turn."""
