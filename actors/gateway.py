@@ -419,8 +419,10 @@ class Gateway(LoopActor):
         self._cluster_version.look(now, leads=self._slot == 0 and self._status.is_leader)
 
     def _look_at_clients(self, now: float) -> None:
-        """Tell the board about clients; take new ones unless others have far fewer."""
+        """End streams that lack a leader; tell the board; take clients unless others have few."""
         server = self._server
+        if self._timeouts.is_leaderless(now):
+            server.end_leaderless()
         self._balance.look(now)
         if self._balance.may_accept(server.connections):
             server.resume_accept()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from actors.gateway_status import MemberWords
 from actors.metrics import ApplierMetric, GatewayMetric
@@ -16,8 +16,6 @@ from api.grpc import Method
 from api.lock import LockService
 from api.watch import WatchService
 from storage.events import EventReader
-
-NO_LEADER_TIMEOUTS: Final = 3  # election timeouts without a leader, then streams that need one end
 
 
 class Watching:
@@ -44,7 +42,6 @@ class Watching:
             hub,
             max_request_bytes=int(config["max_request_bytes"]),
             progress_seconds=float(config["watch_progress_notify_interval_seconds"]),
-            no_leader_seconds=NO_LEADER_TIMEOUTS * int(config["election_timeout_ms"]) / 1000,
         )
         self._lock = LockService(backend, hub)
         self._election = ElectionService(backend, hub)
