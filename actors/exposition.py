@@ -86,6 +86,15 @@ COUNTERS: Final[tuple[tuple[str, str, RaftMetric | ApplierMetric], ...]] = (
 
 RANGE: Final = "/etcdserverpb.KV/Range"
 Totals = Callable[[], dict[tuple[str, str], dict[int, int]]]
+WATCH_GAUGES: Final = (
+    ("watcher_total", "Total number of watchers.", GatewayMetric.WATCHERS),
+    ("watch_stream_total", "Total number of watch streams.", GatewayMetric.WATCH_STREAMS),
+    (
+        "slow_watcher_total",
+        "Total number of unsynced slow watchers.",
+        GatewayMetric.SLOW_WATCHERS,
+    ),
+)
 # Of etcd's counters these have no `_total` at their end, which the library would add.
 PLAIN_COUNTERS: Final = (
     (
@@ -188,6 +197,13 @@ class MemberCollector(Collector):
         for labels, count in sorted(client_requests.total(self._board).items()):
             requests.add_metric(labels, count)
         yield requests
+        for name, text, word in WATCH_GAUGES:
+            yield _gauge(f"etcd_debugging_mvcc_{name}", text, total(word))
+        yield _counter(
+            "etcd_debugging_mvcc_events",
+            "Total number of events sent by this member.",
+            total(GatewayMetric.WATCH_EVENTS),
+        )
         yield from self._calls()
 
     def _calls(self) -> Iterator[Metric]:

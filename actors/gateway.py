@@ -35,6 +35,7 @@ from actors.gateway_http import MemberPages
 from actors.gateway_status import MemberWords
 from actors.leadership import Transfers
 from actors.lease_calls import LeaseCalls
+from actors.lease_clocks import read_expiries
 from actors.loop_actor import LoopActor
 from actors.messages import Applied, LeaderIs, LeaseAsk, LeaseTold, Propose, ReadIndex, ReadStates
 from actors.metrics import ApplierMetric, GatewayMetric, RaftMetric
@@ -267,6 +268,7 @@ class Gateway(LoopActor):
             self.metric,
             directory=self._directory,
             call_soon=self.loop.call_soon,
+            call_later=self.loop.call_later,
             config=config,
             events_before=self._events_before,
         )
@@ -427,8 +429,10 @@ class Gateway(LoopActor):
         self._cluster_version.look(now, leads=self._slot == 0 and self._status.is_leader)
 
     def _look_at_clients(self, now: float) -> None:
-        """Tell the board about clients; take new ones unless others have far fewer."""
+        """End streams that lack a leader; tell the board; take clients unless others have few."""
         server = self._server
+        if self._timeouts.is_leaderless(now):
+            server.end_leaderless()
         self._balance.look(now)
         if self._balance.may_accept(server.connections):
             server.resume_accept()
@@ -456,7 +460,7 @@ class Gateway(LoopActor):
             if self._quota.refuses(op, request, answer):
                 self.schedule_flush()
                 return
-        if self._overloaded or self._proposals.overloaded:
+        if self._proposals.refuses(op, overloaded=self._overloaded):
             answer.fail(REQUEST_TOO_MANY_REQUESTS)
             return
         self._proposals.add(op, request, answer)
@@ -496,6 +500,12 @@ class Gateway(LoopActor):
     def when_pruned(self, revision: int, call: Call, done: Callable[[], None]) -> None:
         """Call `done` when the pruning has passed a revision, unless the call is over."""
         self._physical.append((revision, call, done))
+
+    def lease_expiries(self) -> Mapping[int, int]:
+        """Return when leases expire, as the lessor keeps it while this member leads."""
+        if not self._status.is_leader:
+            return {}
+        return read_expiries(self.context.run_dir / "leases", self._status.term)
 
     def ask_lessor(self, kind: int, lease: int, answer: Any, token: Any = None) -> None:
         """Queue a question to the lessor for the end of the turn."""

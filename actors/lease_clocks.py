@@ -66,11 +66,7 @@ class ClockFile:
         words = self._words
         if words[1] != term:
             return {}, 0
-        found: dict[tuple[int, int], int] = {}
-        for place in range(HEADER_WORDS, HEADER_WORDS + SLOT_WORDS * self._slots, SLOT_WORDS):
-            if words[place + 2]:
-                found[words[place], words[place + 1]] = words[place + 2]
-        return found, words[2]
+        return _expiries(words), words[2]
 
     def begin(self, term: int) -> None:
         """Forget everything: a lessor is promoted in `term`."""
@@ -106,3 +102,23 @@ class ClockFile:
             self._words[HEADER_WORDS + clock.slot * SLOT_WORDS + 2] = 0
             self._free.append(clock.slot)
             clock.slot = -1
+
+
+def read_expiries(path: Path, term: int) -> dict[int, int]:
+    """Return when leases expire, by id, as the lessor of a term keeps it; empty without one."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    words = memoryview(data[: len(data) // 8 * 8]).cast("q")
+    if len(words) < HEADER_WORDS or (words[0], words[1]) != (MAGIC, term):
+        return {}
+    return {lease_id: expiry for (lease_id, _), expiry in _expiries(words).items()}
+
+
+def _expiries(words: memoryview[int]) -> dict[tuple[int, int], int]:
+    found: dict[tuple[int, int], int] = {}
+    for place in range(HEADER_WORDS, len(words) - SLOT_WORDS + 1, SLOT_WORDS):
+        if words[place + 2]:
+            found[words[place], words[place + 1]] = words[place + 2]
+    return found

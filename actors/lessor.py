@@ -142,6 +142,7 @@ class LessorActor(Actor):
         """Nobody could be heard for a while: let keep-alives come before anything expires."""
         if gap > STALL_NS:
             self._quiet_until = max(self._quiet_until, now + min(gap, self._extend))
+            self._core.postpone(self._quiet_until)
 
     # --- the database -----------------------------------------------------------------------------
 

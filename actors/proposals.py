@@ -3,6 +3,7 @@
 Requests are numbered from 1 and travel in batches; a batch keeps its content and its number for
 ever, so proposing it again is safe: the state machine answers a copy with the first result. The
 session's *mark* is the lowest number not yet answered: what is below it may be forgotten.
+A revocation of a lease does not wait behind other requests, and finds room when they have none.
 
 Invariants: numbers of unanswered batches ascend; outstanding requests and bytes never exceed the
 credit; a call is answered at most once.
@@ -28,6 +29,7 @@ BATCH_BYTES_MAX: Final = 1 << 20
 QUEUE_MAX: Final = 100_000
 QUEUE_BYTES_MAX: Final = 256 << 20
 RETRY_SECONDS: Final = 0.5
+URGENT: Final = frozenset((Op.LEASE_REVOKE,))
 
 
 class SessionClosedError(Exception):
@@ -57,6 +59,48 @@ class _Batch:
     pause: float
 
 
+class _Queue:
+    """Requests that were not proposed yet, first in, first out."""
+
+    __slots__ = ("_ages", "_items", "_taken", "bytes")
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._items: deque[tuple[int, bytes, Answer]] = deque()
+        self._taken = 0  # requests that have left, ever
+        self._ages: deque[tuple[float, int]] = deque()  # (time, requests added by then, ever)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._items) >= QUEUE_MAX or self.bytes >= QUEUE_BYTES_MAX
+
+    def add(self, op: int, request: bytes, answer: Answer) -> None:
+        self._items.append((op, request, answer))
+        self.bytes += len(request)
+
+    def take(self) -> tuple[int, bytes, Answer]:
+        taken = self._items.popleft()
+        self.bytes -= len(taken[1])
+        self._taken += 1
+        return taken
+
+    def take_older(self, now: float, timeout: float) -> Iterator[tuple[Answer, float]]:
+        """Take out what is past its timeout; yield (answer, start).
+
+        What waits is as old as the last call before it came.
+        """
+        ages = self._ages
+        while ages and ages[0][0] + timeout <= now:
+            start, added = ages.popleft()
+            while self._taken < added:
+                yield self.take()[2], start
+        if self._items:
+            ages.append((now, self._taken + len(self._items)))
+
+
 class Proposals:
     """All of one gateway's proposals. Knows no clock and no socket."""
 
@@ -80,10 +124,8 @@ class Proposals:
         self._timeout = timeout
         self._timed_out = timed_out
         self._next_id = 1
-        self._queue: deque[tuple[int, bytes, Answer]] = deque()
-        self._queue_bytes = 0
-        self._taken = 0  # requests that have left the queue, ever
-        self._ages: deque[tuple[float, int]] = deque()  # (time, requests queued by then, ever)
+        self._urgent = _Queue()
+        self._queue = _Queue()
         self._batches: dict[int, _Batch] = {}
         self._outstanding = 0
         self._outstanding_bytes = 0
@@ -91,12 +133,20 @@ class Proposals:
         self._idle_since: float | None = None
 
     def __len__(self) -> int:
-        return len(self._queue) + self._outstanding
+        return self._queued + self._outstanding
 
     @property
-    def overloaded(self) -> bool:
-        """Whether a new request must be refused with `too many requests`."""
-        return len(self._queue) >= QUEUE_MAX or self._queue_bytes >= QUEUE_BYTES_MAX
+    def _queued(self) -> int:
+        return len(self._urgent) + len(self._queue)
+
+    def refuses(self, op: int, *, overloaded: bool = False) -> bool:
+        """Whether a new request must be refused with `too many requests`.
+
+        `overloaded`: there is too much that was proposed and not carried out yet.
+        """
+        if op in URGENT:
+            return self._urgent.is_full
+        return overloaded or self._queue.is_full
 
     @property
     def mark(self) -> int:
@@ -107,31 +157,23 @@ class Proposals:
 
     def add(self, op: int, request: bytes, answer: Answer) -> None:
         """Queue one request for the next batch."""
-        self._queue.append((op, request, answer))
-        self._queue_bytes += len(request)
-
-    def _take(self) -> tuple[int, bytes, Answer]:
-        taken = self._queue.popleft()
-        self._queue_bytes -= len(taken[1])
-        self._taken += 1
-        return taken
+        (self._urgent if op in URGENT else self._queue).add(op, request, answer)
 
     def flush(self, now: float) -> None:
         """Propose what is queued, as far as the credit goes; what nobody waits for is dropped."""
-        while self.open and self._queue and self._outstanding < CREDIT_REQUESTS:
+        while self.open and self._queued and self._outstanding < CREDIT_REQUESTS:
             if self._outstanding_bytes >= CREDIT_BYTES:
                 return
             self._propose_batch(now)
 
     def _propose_batch(self, now: float) -> None:
-        queue = self._queue
         ops = bytearray()
         requests: list[bytes] = []
         answers: list[Answer] = []
         size = 0
         room = min(BATCH_REQUESTS_MAX, CREDIT_REQUESTS - self._outstanding)
-        while queue and len(requests) < room and size < BATCH_BYTES_MAX:
-            op, request, answer = self._take()
+        while self._queued and len(requests) < room and size < BATCH_BYTES_MAX:
+            op, request, answer = (self._urgent or self._queue).take()
             if answer.closed:
                 continue
             ops.append(op)
@@ -215,9 +257,11 @@ class Proposals:
     def late(self, now: float) -> list[tuple[int, int]]:
         """Return the batches whose retry is due, and give up on calls past their timeout.
 
-        To be called regularly: what waits in the queue is as old as the last call before it came.
+        To be called regularly: what waits in a queue is as old as the last call before it came.
         """
-        self._expire_queue(now)
+        for queue in (self._urgent, self._queue):
+            for answer, start in queue.take_older(now, self._timeout):
+                self._give_up((answer,), start)
         due = []
         for batch in self._batches.values():
             if now >= batch.deadline:
@@ -235,16 +279,6 @@ class Proposals:
             for answer in waiting:
                 answer.fail(status)
 
-    def _expire_queue(self, now: float) -> None:
-        ages = self._ages
-        while ages and ages[0][0] + self._timeout <= now:
-            start, queued = ages.popleft()
-            while self._taken < queued:
-                _, _, answer = self._take()
-                self._give_up((answer,), start)
-        if self._queue:
-            ages.append((now, self._taken + len(self._queue)))
-
     def retry(self, first_id: int, now: float) -> None:
         """Propose one batch again: it is not in the database."""
         batch = self._batches.get(first_id)
@@ -253,7 +287,7 @@ class Proposals:
 
     def tell_mark(self, now: float) -> None:
         """An idle session tells its mark a second after its last answer, so rows can go."""
-        if self._batches or self._queue or self._mark_sent == self._next_id or not self.open:
+        if self._batches or self._queued or self._mark_sent == self._next_id or not self.open:
             self._idle_since = None
             return
         if self._idle_since is None:

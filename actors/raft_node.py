@@ -198,8 +198,8 @@ class RaftNode(Actor):
 
     @handles(Propose)
     def propose(self, message: Propose) -> None:
-        """Take one batch; it is appended with all others of this turn."""
-        self._proposals.add(message.batch)
+        """Take one batch; all of a turn are appended at once, expiries (no session) first."""
+        self._proposals.add(message.batch, urgent=not message.session)
         self._clients.note(time.monotonic())
         self.count(RaftMetric.REQUESTS, message.count)
         self._requests += message.count

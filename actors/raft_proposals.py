@@ -30,9 +30,9 @@ class Proposals:
     def __len__(self) -> int:
         return len(self._batches)
 
-    def add(self, batch: bytes) -> None:
-        """Take one batch."""
-        self._batches.append(batch)
+    def add(self, batch: bytes, *, urgent: bool = False) -> None:
+        """Take one batch; an urgent one goes before all others."""
+        self._batches.insert(0 if urgent else len(self._batches), batch)
 
     def propose(self, proposer: Proposer) -> int:
         """Propose all; what can't be proposed now waits as far as there is room.

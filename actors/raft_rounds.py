@@ -105,12 +105,12 @@ class Intake:
     def _take_up_entries(self, now: float, *, leads: bool) -> int:
         log = self._node.raft.log
         before = log.last_index()
+        dropped = self._proposals.propose(self._node)
         props, self._props = self._props, []
         for prop in props:
             self._step(prop)
             if leads:
                 self._outbox.forwarded(prop.from_, log.last_index())
-        dropped = self._proposals.propose(self._node)
         if leads and log.last_index() > before:
             self._entry_rounds.begun(log.last_index(), now)
         return dropped

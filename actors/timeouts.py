@@ -8,9 +8,13 @@
 
 A linearizable read that was retried for as long as it may (raft answers no read index over a
 change of leader) is told that the leader has changed.
+
+Streams that require a leader end after NO_LEADER_TIMEOUTS election timeouts without one.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 from actors.gateway_status import MemberWords
 from actors.metrics import PEER_SLOTS, PeerMetric, TransportMetric
@@ -22,6 +26,8 @@ from kv.errors import (
     Status,
 )
 from transport.counters import Board, Cell
+
+NO_LEADER_TIMEOUTS: Final = 3
 
 
 class Timeouts:
@@ -35,16 +41,24 @@ class Timeouts:
         self._election_timeout = election_timeout
         self._leader = status.leader
         self._elected_at = 0.0
+        self._led_at: float | None = None
 
     def look(self, now: float) -> bool:
         """Note who leads; to be called often. True if that has changed."""
         leader = self._status.leader
+        if leader or self._led_at is None:
+            self._led_at = now
         if leader == self._leader:
             return False
         self._leader = leader
         if leader:
             self._elected_at = now
         return True
+
+    def is_leaderless(self, now: float) -> bool:
+        """Whether there has been no leader for so long that streams that require one end."""
+        patience = NO_LEADER_TIMEOUTS * self._election_timeout
+        return self._led_at is not None and now - self._led_at >= patience
 
     def of_proposal(self, start: float) -> Status:
         """Return what a proposal made at `start` is told when its time is over."""

@@ -25,18 +25,33 @@ from storage.events import EventReader
 FUTURE_SPARE: Final = 64
 LIVE_STEPS: Final = 2
 PARKED_LOOKED_AT: Final = 256
+REST_SECONDS: Final = 0.003
+CURSOR_REST_SECONDS: Final = 0.002
 
 
 class WatchHub:
     """Feeds watchers. Knows no clock and no socket.
 
+    `call_later(seconds, callback)` is for rests and gives a handle that can be cancelled: what is
+    new is read less often, many batches at a time, while nobody watches what is written; and
+    cursors leave time to who writes meanwhile, as long as they gain on them.
     `turned()` is called after every turn that read. `holds(revision)` is told what synced watchers
     have to read next and so must not be pruned, 0 for nothing.
     """
 
-    def __init__(self, reader: EventReader, call_soon: Callable[[Callable[[], None]], Any]) -> None:
+    def __init__(
+        self,
+        reader: EventReader,
+        call_soon: Callable[[Callable[[], None]], Any],
+        call_later: Callable[[float, Callable[[], None]], Any],
+    ) -> None:
         self._reader = reader
         self._call_soon = call_soon
+        self._call_later = call_later
+        self._rest: Any = None  # the handle of its end
+        self._cursors_rest = False
+        self._seen = 0  # what `revision` was at a cursor's last slice
+        self._newest = 0  # the newest revision of the store that was heard of
         self._synced = Run(0)
         self._runs: dict[int, Run] = {}  # cursors, by the revision they want; first come first
         self._parked: dict[Sink, dict[Watcher, None]] = {}
@@ -63,7 +78,12 @@ class WatchHub:
     @property
     def slow(self) -> int:
         """How many watchers are behind."""
-        return len(self._all) - len(self._synced.index) - len(self._future) + self._gone
+        return len(self._all) - len(self._synced.index) - self._waiting
+
+    @property
+    def _waiting(self) -> int:
+        """How many watchers wait for the future."""
+        return len(self._future) - self._gone
 
     def slowest(self, count: int) -> list[dict[str, Any]]:
         """Return where the furthest behind are in the history, and how many. Any thread may ask.
@@ -81,21 +101,28 @@ class WatchHub:
     # --- watchers -----------------------------------------------------------------------------
 
     def add(self, watcher: Watcher) -> int:
-        """Take a watcher in; return the store's revision. Without a start it begins after that."""
-        revision = self._reader.revision()
+        """Take a watcher in; return the store's revision. Without a start it begins after that.
+
+        One that comes before what it wants has happened is in time: no compaction cancels it.
+        """
+        revision = self._newest = self._reader.revision()
         if not self._all:
             self._live = self._pass = None
             self._synced.next = max(revision + 1, self._synced.next)
         elif revision > self.revision:
-            self.notice()
+            self._grown = True
+        self._wake()
         watcher.next = watcher.start or revision + 1
         self._all[watcher] = None
-        self._place(watcher)
+        if watcher.next <= revision:
+            self._read_from(watcher)
+        else:
+            self._wait(watcher)
         self._hold()
         return revision
 
     def _hold(self) -> None:
-        self.holds(self._synced.next if self._synced.index else 0)
+        self.holds(self._synced.next if self._synced.index or self._waiting else 0)
 
     def remove(self, watcher: Watcher) -> None:
         """Forget a watcher; one that is not here is passed over."""
@@ -103,8 +130,7 @@ class WatchHub:
             return
         del self._all[watcher]
         self._leave(watcher)
-        if not self._synced.index:
-            self._hold()
+        self._hold()
 
     def _leave(self, watcher: Watcher) -> None:
         parked = self._parked.get(watcher.sink)
@@ -134,21 +160,24 @@ class WatchHub:
         index = watcher.index
         if index is not None:
             return index is not self._synced.index
-        return watcher in self._parked.get(watcher.sink, ())
+        if watcher in self._parked.get(watcher.sink, ()):
+            return True
+        return watcher.start <= self._newest  # else it waits for what has not happened
 
     def resume(self, sink: Sink) -> None:
         """A client reads again: its watchers go on."""
         for watcher in self._parked.pop(sink, ()):
-            self._place(watcher)
+            self._read_from(watcher)
 
-    def _place(self, watcher: Watcher) -> None:
-        """Put a watcher where it belongs by what it wants next."""
-        synced = self._synced
-        if watcher.next < synced.next:
-            self._run_at(watcher.next).index.add(watcher)
-            self._schedule()
-        elif watcher.next == synced.next and self._live is None:
-            synced.index.add(watcher)
+    def _read_from(self, watcher: Watcher) -> None:
+        """Let a watcher read the history from what it wants next."""
+        self._run_at(watcher.next).index.add(watcher)
+        self._schedule()
+
+    def _wait(self, watcher: Watcher) -> None:
+        """Let a watcher wait for what it wants next and has not missed."""
+        if watcher.next == self._synced.next and self._live is None:
+            self._synced.index.add(watcher)
         else:
             self._serial += 1
             heapq.heappush(self._future, (watcher.next, self._serial, watcher))
@@ -165,16 +194,30 @@ class WatchHub:
         """The database may hold more than was read."""
         if self._all:
             self._grown = True
+            if self._rest is None:
+                self._schedule()
+
+    def hurry(self) -> None:
+        """The database may hold more, and somebody waits for it."""
+        self._wake()
+        self.notice()
+
+    def _wake(self) -> None:
+        """Rest no more."""
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+        if self._grown:
             self._schedule()
 
     def reopen(self) -> None:
         """Go over to another database file, if there is one."""
         if self._reader.reopen():
-            self.notice()
+            self.hurry()
 
     def read_now(self) -> None:
         """Tell synced watchers what is new, as far as a few slices go."""
-        if not self._grown:
+        if not self._grown or self._rest is not None:
             return
         self._grown = False
         for _ in range(LIVE_STEPS):
@@ -194,27 +237,45 @@ class WatchHub:
     def _turn(self) -> None:
         self._scheduled = False
         self.read_now()
+        if not self._cursors_rest:
+            self._read_on()
+        grown = self._grown and self._rest is None
+        cursors = not self._cursors_rest and (self._pass is not None or bool(self._runs))
+        if grown or cursors:
+            self._schedule()
+
+    def _read_on(self) -> None:
+        """Read a slice for cursors."""
         if self._pass is None:
             self._pass = self._next_pass()
-        if self._pass is not None:
-            failpoints.hit("beforeSyncWatchers")
-            self._step_cursors(self._pass)
-            self._hold()
-            self.turned()
-        if self._grown or self._pass is not None or self._runs:
-            self._schedule()
+        under_way = self._pass
+        if under_way is None:
+            return
+        failpoints.hit("beforeSyncWatchers")
+        start = under_way.runs[0].next
+        written, self._seen = self.revision - self._seen, self.revision
+        self._step_cursors(under_way)
+        if 0 < written <= (under_way.end + 1 - start) // 2:
+            self._cursors_rest = True
+            self._call_later(CURSOR_REST_SECONDS, self._cursors_rested)
+        self._hold()
+        self.turned()
+
+    def _cursors_rested(self) -> None:
+        self._cursors_rest = False
+        self._schedule()
 
     def _step_live(self) -> bool:
         """Read a slice of what is new; True when there is nothing more to read."""
         synced = self._synced
         under_way = self._live
         if under_way is None:
-            if not synced.index:  # nobody is there to be told
-                synced.next = max(synced.next, self._reader.revision() + 1)
-                self._ripen()
+            if not synced.index and not self._skip():
                 return True
-            under_way = self._live = Pass(synced, lambda _: [], patient=True)
-        if not under_way.step(self._reader, None):
+            under_way = self._live = Pass(synced, self._join_waiting, patient=True)
+        done = under_way.step(self._reader, None)
+        self._newest = under_way.newest
+        if not done:
             return False
         self._live = None
         compact = under_way.compact_revision
@@ -222,24 +283,53 @@ class WatchHub:
         sinks: list[Sink] = []
         if compact:
             under_way.abandon()
-            cancelled = self._take_all(synced)
-            synced.next = max(synced.next, compact)
+            under_way.runs += self._join_waiting(compact - 1)
+            for run in under_way.runs:
+                if run.next < compact:
+                    cancelled += self._take_all(run)
+            synced.next = compact
         else:
             sinks = self._hand_out(under_way)
-            synced.next = max(synced.next, under_way.end + 1)
-        self._ripen()
+            if not sinks and under_way.complete and under_way.end >= synced.next:
+                self._rest = self._call_later(REST_SECONDS, self._wake)
+            synced.next = under_way.end + 1
+        self._settle(under_way.runs[1:])
         _tell(sinks, cancelled, compact)
         return under_way.complete
 
-    def _ripen(self) -> None:
-        """Place the watchers whose future has come."""
+    def _skip(self) -> bool:
+        """Pass over what nobody is there to be told; False if that is everything."""
+        synced, future = self._synced, self._future
+        while future and future[0][2] not in self._all:
+            heapq.heappop(future)
+            self._gone -= 1
+        self._newest = self._reader.revision()
+        first = future[0][0] if future else self._newest + 1
+        synced.next = max(synced.next, min(first, self._newest + 1))
+        self._settle([])
+        return first <= self._newest
+
+    def _join_waiting(self, end: int) -> list[Run]:
+        """Take out who waits for what a pass up to `end` reads."""
+        runs: dict[int, Run] = {}
         future = self._future
-        while future and future[0][0] <= self._synced.next:
-            watcher = heapq.heappop(future)[2]
+        while future and future[0][0] <= end:
+            start, _, watcher = heapq.heappop(future)
             if watcher in self._all:
-                self._place(watcher)
+                runs.setdefault(start, Run(start)).index.add(watcher)
             else:
                 self._gone -= 1
+        return list(runs.values())
+
+    def _settle(self, runs: list[Run]) -> None:
+        """Place runs that a live pass took along, and who waits for what comes next."""
+        synced = self._synced
+        for run in (*runs, *self._join_waiting(synced.next)):
+            start = max(run.next, synced.next)
+            for watcher in list(run.index):
+                run.index.remove(watcher)
+                watcher.next = start
+                self._wait(watcher)
 
     def _next_pass(self) -> Pass | None:
         """Start a pass for the run that has waited longest."""
@@ -247,9 +337,9 @@ class WatchHub:
             run = self._runs.pop(revision)
             if not run.index:
                 continue
-            if revision > self.revision:
-                self._return(run)
-                return None
+            if revision > self._synced.next:
+                self._runs[revision] = run
+                continue
             return Pass(run, self._join, patient=False)
         return None
 

@@ -15,17 +15,23 @@ from storage.events import EventReader, Slice
 
 SLICE_ROWS: Final = 512
 SLICE_BYTES: Final = 256 << 10
-TURN_BYTES: Final = 2 << 20  # of a slice to all its watchers: the event loop runs between slices
+TURN_BYTES: Final = 1 << 20  # to all watchers together: the event loop runs between slices
+TURN_BYTES_MAX: Final = 4 << 20  # the same while it is but a few rows
 TURN_ROWS_MIN: Final = 16
 
 
 class Run:
-    """Watchers that all want revision `next` next."""
+    """Watchers that all want revision `next` next; `rows` is what to read for them at once.
 
-    __slots__ = ("index", "next")
+    How many watchers a row is for is known when it has been read. So a slice is cut when it is
+    enough for a turn, and the next one is asked for no more rows than that took.
+    """
+
+    __slots__ = ("index", "next", "rows")
 
     def __init__(self, start: int) -> None:
         self.next = start
+        self.rows = SLICE_ROWS
         self.index = WatcherIndex()
 
 
@@ -42,6 +48,7 @@ class Pass:
         self.end = run.next - 1
         self.complete = False  # nothing was left out up to where it was to read
         self.compact_revision = 0
+        self.newest = 0  # the store's revision as it was read
         self._join = join
         self._patient = patient
         self._place = row_id(run.next)
@@ -51,6 +58,7 @@ class Pass:
     def step(self, reader: EventReader, to: int | None) -> bool:
         """Read one slice, up to revision `to` or the newest; True when done."""
         with reader.slice() as part:
+            self.newest = part.revision
             compact = part.compact_revision
             if self.runs[0].next < compact and not (
                 self._patient and self._place >= part.intact_from
@@ -59,24 +67,18 @@ class Pass:
                 return True
             newest = part.revision if to is None else min(to, part.revision)
             last = self._torn or newest
-            part.read(self._place, last, *self._size())
+            part.read(self._place, last, self.runs[0].rows, SLICE_BYTES)
             rows = part.rows
+            done = True
             if not part.rest:
                 self.end = max(last, self.end)
                 self.complete = last == newest
-            elif not self._cut(rows, part.rest >> SUB_BITS):
-                self._collect(part, rows, compact)
-                return False
+            else:
+                done = self._cut(rows, part.rest >> SUB_BITS)
             if not self._torn:
                 self.runs += self._join(self.end)
             self._collect(part, rows, compact)
-        return True
-
-    def _size(self) -> tuple[int, int]:
-        """Return rows and bytes of a slice: the more watchers it is for, the smaller."""
-        watchers = max(1, sum(len(run.index) for run in self.runs))
-        share = min(SLICE_BYTES, TURN_BYTES // watchers)
-        return max(TURN_ROWS_MIN, SLICE_ROWS * share // SLICE_BYTES), share
+        return done
 
     def _cut(self, rows: list[HistoryRow], following: int) -> bool:
         """Leave out the revision that goes on after the slice; False if that is all there is."""
@@ -93,9 +95,16 @@ class Pass:
         touched = self._touched
         wanted: dict[int, tuple[Event, bytes]] = {}
         matchers = [(run.next, run.index.match) for run in self.runs]
-        for row in rows:
+        taken = size = last = 0
+        for row in rows if len(matchers) > 1 else self.runs[0].index.candidates(rows):
             key = row[1]
             revision = row[0] >> SUB_BITS
+            if revision != last:
+                if last and not self._torn and _is_enough(taken, size):
+                    self.end = revision - 1
+                    self.complete = False
+                    break
+                last = revision
             event: Event | None = None
             for start, match in matchers:
                 if revision < start:
@@ -103,12 +112,19 @@ class Pass:
                 for group in match(key):
                     if event is None:
                         event = Event(row)
+                        taken += 1
                     group.events.append(event)
                     touched[group] = None
+                    size += group.size() * (len(key) + len(row[6]))
                     if event.previous and revision > compact and group.wants_previous():
                         wanted[row[0]] = event, key
         if wanted:
             _add_previous(part, wanted)
+        if self._torn:
+            return
+        enough = _is_enough(taken, size)
+        for run in self.runs:
+            run.rows = max(TURN_ROWS_MIN, taken) if enough else min(SLICE_ROWS, 2 * run.rows)
 
     def hand_out(self) -> tuple[list[tuple[Run, Watcher]], list[Sink], int]:
         """Give everybody what was collected.
@@ -143,6 +159,11 @@ class Pass:
         for group in self._touched:
             group.events = []
         self._touched = {}
+
+
+def _is_enough(rows: int, size: int) -> bool:
+    """Whether rows that are `size` bytes to all their watchers are enough for one turn."""
+    return size >= (TURN_BYTES if rows >= TURN_ROWS_MIN else TURN_BYTES_MAX)
 
 
 def _add_previous(part: Slice, wanted: dict[int, tuple[Event, bytes]]) -> None:

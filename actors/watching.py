@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from actors.gateway_status import MemberWords
 from actors.metrics import ApplierMetric, GatewayMetric
@@ -16,8 +16,6 @@ from api.grpc import Method
 from api.lock import LockService
 from api.watch import WatchService
 from storage.events import EventReader
-
-NO_LEADER_TIMEOUTS: Final = 3  # election timeouts without a leader, then streams that need one end
 
 
 class Watching:
@@ -31,19 +29,19 @@ class Watching:
         *,
         directory: Path,
         call_soon: Callable[[Callable[[], None]], Any],
+        call_later: Callable[[float, Callable[[], None]], Any],
         config: Mapping[str, Any],
         events_before: int,
     ) -> None:
         self._status = status
         self._metric = metric
         self._events_before = events_before
-        hub = self.hub = WatchHub(EventReader(directory), call_soon)
+        hub = self.hub = WatchHub(EventReader(directory), call_soon, call_later)
         self._watch = WatchService(
             backend,
             hub,
             max_request_bytes=int(config["max_request_bytes"]),
             progress_seconds=float(config["watch_progress_notify_interval_seconds"]),
-            no_leader_seconds=NO_LEADER_TIMEOUTS * int(config["election_timeout_ms"]) / 1000,
         )
         self._lock = LockService(backend, hub)
         self._election = ElectionService(backend, hub)

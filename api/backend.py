@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from api.grpc import Call
@@ -89,6 +89,9 @@ class Backend(Protocol):
 
     def when_pruned(self, revision: int, call: Call, done: Callable[[], None]) -> None:
         """Call `done` once history up to `revision` is gone from disk, unless the call is over."""
+
+    def lease_expiries(self) -> Mapping[int, int]:
+        """Return when leases expire, in ns, by id; empty on a member that does not lead."""
 
     def ask_lessor(self, kind: int, lease: int, answer: Any, token: Any = None) -> None:
         """Renew a lease (kind 1) or ask what is left of it (2), without the log.

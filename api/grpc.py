@@ -37,7 +37,8 @@ from api.http2 import (
     StreamClosed,
     TrailersReceived,
 )
-from kv.errors import Code, EtcdError, Status
+from api.interceptors import HAS_LEADER, requires_leader
+from kv.errors import NO_LEADER, Code, EtcdError, Status
 
 __all__ = ["Call", "GrpcConnection", "Kind", "Limits", "Method", "Payload", "StreamHandler"]
 
@@ -455,6 +456,12 @@ class GrpcConnection:
         if now >= self.http2.wake_at:
             self.http2.wake(now)
             self.mark()
+
+    def end_leaderless(self) -> None:
+        """End the streams that require a leader: there is none (api/interceptors.py)."""
+        for call in list(self.calls.values()):
+            if call.method.kind is not Kind.UNARY and requires_leader(call.header(HAS_LEADER)):
+                call.cut_off(NO_LEADER)
 
     def drain(self) -> None:
         """Take no new calls; the connection is `closed` when the open ones are over."""

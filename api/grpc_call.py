@@ -303,6 +303,15 @@ class Call:
         else:
             self.closed = True
             self.method.handled[code] += 1
+        self._tell()
+
+    def cut_off(self, status: Status) -> None:
+        """End the call with one of etcd's errors without its handler's doing, and tell it."""
+        if not self.closed:
+            self.fail(status)
+            self._tell()
+
+    def _tell(self) -> None:
         self.cancelled = True
         if self.handler is not None:
             self.handler.on_cancel()

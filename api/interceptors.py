@@ -2,7 +2,8 @@
 
 1. A learner answers Status, serializable ranges and Snapshot, nothing else.
 2. A client API version must be text.
-3. With `hasleader: true` a call without a leader is refused at once, instead of after a time-out.
+3. With `hasleader: true` a call without a leader is refused at once, instead of after a time-out,
+   and a stream ends when there has been no leader for three election timeouts.
 
 That a learner's range is serializable is checked where the request is parsed (api/kv.py).
 """
@@ -26,6 +27,14 @@ LEARNER_METHODS: Final = frozenset(
         b"/etcdserverpb.Maintenance/Snapshot",
     )
 )
+
+
+HAS_LEADER: Final = b"hasleader"
+
+
+def requires_leader(value: bytes | None) -> bool:
+    """Whether this value of the header HAS_LEADER asks for a leader."""
+    return value == b"true"
 
 
 class Seen(Protocol):
@@ -55,7 +64,7 @@ class Interceptor:
         version = fields.get(b"client-api-version")
         if version is not None and not version.isascii() and not _is_text(version):
             return INVALID_CLIENT_API_VERSION
-        if fields.get(b"hasleader") == b"true" and not self._status.leader:
+        if requires_leader(fields.get(HAS_LEADER)) and not self._status.leader:
             return NO_LEADER
         return None
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from math import inf
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
@@ -114,13 +115,14 @@ class LeaseService:
         self._backend.read(call, serve, serializable=False)
 
     def leases(self, call: Call, data: bytes) -> None:
-        """List all leases, in the order they were granted."""
+        """List all leases, on the leader by what they have left, else as they were granted."""
         if parsed(LeaseLeasesRequest, call, data) is None:
             return
 
         def serve(view: Any, call: Call) -> None:
             response = LeaseLeasesResponse()
-            for lease_id in view.lease_ids():
+            expiries = self._backend.lease_expiries()
+            for lease_id in sorted(view.lease_ids(), key=lambda each: expiries.get(each, inf)):
                 response.leases.add(ID=lease_id)
             call.reply(self._backend.header(view.revision) + response.SerializeToString())
 

@@ -413,6 +413,12 @@ class ClientServer:
         """Let go of a connection that has ended."""
         self._protocols.discard(protocol)
 
+    def end_leaderless(self) -> None:
+        """End the streams whose clients require a leader."""
+        for protocol in list(self._protocols):
+            if isinstance(protocol.connection, GrpcConnection):
+                protocol.connection.end_leaderless()
+
     # Sending.
 
     def mark(self, protocol: ClientProtocol) -> None:

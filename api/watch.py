@@ -22,7 +22,7 @@ from api.backend import Backend
 from api.grpc import Call, Method
 from api.grpc_call import PREFIX
 from etcdpb.rpc_pb2 import WatchCreateRequest, WatchRequest, WatchResponse
-from kv.errors import COMPACTED, NO_LEADER, Code
+from kv.errors import COMPACTED, Code
 from kv.watch import (
     DUPLICATE_ID,
     NO_DELETE,
@@ -70,8 +70,8 @@ class Hub(Protocol):
     def is_behind(self, watcher: Watcher) -> bool:
         """Whether there is something to tell the watcher that was not told."""
 
-    def notice(self) -> None:
-        """The store may have grown."""
+    def hurry(self) -> None:
+        """The store may have grown, and somebody waits to be told."""
 
     def read_now(self) -> None:
         """Tell synced watchers what is new."""
@@ -87,7 +87,6 @@ class WatchService:
         *,
         max_request_bytes: int,
         progress_seconds: float,
-        no_leader_seconds: float,
     ) -> None:
         self.backend = backend
         self.hub = hub
@@ -95,10 +94,8 @@ class WatchService:
         self.streams: dict[WatchStream, None] = {}
         self.waiting: dict[WatchStream, None] = {}  # asked for progress while behind
         self._progress_seconds = progress_seconds
-        self._no_leader_seconds = no_leader_seconds
         self._due: list[tuple[float, int, WatchStream]] = []
         self._serial = 0
-        self._led_at: float | None = None
         self._now = 0.0
 
     def methods(self) -> dict[bytes, Method]:
@@ -112,19 +109,13 @@ class WatchService:
         return stream
 
     def tick(self, now: float) -> None:
-        """Do what is due: progress notices, and the end of streams that require a leader."""
+        """Tell the progress that is due."""
         self._now = now
         while self._due and self._due[0][0] <= now:
             stream = heapq.heappop(self._due)[2]
             if stream in self.streams:
                 stream.notify_progress()
                 self.notify_later(stream)
-        if self.backend.status().leader or self._led_at is None:
-            self._led_at = now
-        elif now - self._led_at >= self._no_leader_seconds:
-            for stream in [each for each in self.streams if each.requires_leader]:
-                stream.end()
-                stream.call.fail(NO_LEADER)
 
     def notify_later(self, stream: WatchStream) -> None:
         """Have a stream's watchers told their progress after a while, not all streams at once."""
@@ -143,7 +134,6 @@ class WatchStream:
 
     def __init__(self, service: WatchService, call: Call) -> None:
         self.call = call
-        self.requires_leader = call.header(b"hasleader") == b"true"
         self._service = service
         self._hub = service.hub
         self._header = service.backend.header
@@ -171,7 +161,7 @@ class WatchStream:
             self._cancel(request.cancel_request.watch_id)
         elif kind == "progress_request":
             self._service.waiting[self] = None
-            self._hub.notice()
+            self._hub.hurry()
             self._hub.read_now()
             if self in self._service.waiting:  # nothing was read
                 self.tell_progress()

@@ -5,8 +5,8 @@ Rules (etcd's lessor, RULES A6):
    that gives every lease its (checkpointed) TTL again and `extend` more, and spreads out those that
    would expire together. Demoted, it knows nothing.
 2. A lease never expires early: its clock starts when its grant is known to be applied, and an
-   expiry is only ever moved back. It is proposed for revocation, not removed: it is gone when the
-   state machine says so.
+   expiry is only ever moved back, for all leases when no keep-alive could be heard. It is proposed
+   for revocation, not removed: it is gone when the state machine says so.
 3. At most PENDING_MAX revocations are under way and REVOKE_RATE begin in a second; one without an
    answer is begun again after RETRY_NS.
 4. A renewal of a lease with a stored checkpoint has that reset through the log first.
@@ -140,6 +140,16 @@ class Lessor:
         self._checkpoints = []
         self._pending = {}
         self._resets = {}
+
+    def postpone(self, until: int) -> None:
+        """Let no lease expire before `until`: keep-alives could not be heard for a while.
+
+        A lease whose revocation is under way has expired for good.
+        """
+        for clock in self.clocks.values():
+            if clock.expiry < until and not clock.pending:
+                clock.expiry = until
+                self._keeper.keep(clock)
 
     # --- what the state machine did ---------------------------------------------------------------
 

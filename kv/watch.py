@@ -169,6 +169,10 @@ class Group:
         self.members: dict[int, dict[Watcher, None]] = {}
         self.events: list[Event] = []  # collected by the pass under way
 
+    def size(self) -> int:
+        """Return how many watchers there are."""
+        return sum(map(len, self.members.values()))
+
     def wants_previous(self) -> bool:
         """Whether anybody here asks for previous pairs."""
         return any(options & PREV_KV for options in self.members)
@@ -274,6 +278,13 @@ class WatcherIndex:
             return top
 
         fill(0, len(tree))
+
+    def candidates(self, rows: list[HistoryRow]) -> list[HistoryRow]:
+        """Return the rows whose key may be watched, in order."""
+        if self._open or self._ranges:
+            return rows
+        singles = self._singles
+        return [row for row in rows if row[1] in singles]
 
     def match(self, key: bytes) -> list[Group]:
         """Return the groups that watch a key."""

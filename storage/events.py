@@ -43,8 +43,8 @@ class Slice:
     compact_revision: int
     intact_from: int
 
-    def __init__(self, connection: apsw.Connection) -> None:
-        self._execute = Queries(connection).execute
+    def __init__(self, queries: Queries) -> None:
+        self._execute = queries.execute
         ((self.revision, self.compact_revision, self.intact_from),) = self._execute(
             _PROGRESS
         ).fetchall()
@@ -84,6 +84,7 @@ class EventReader:
     def _open(self) -> None:
         self._generation, self._connection = open_current(self._directory)
         self._connection.pragma("cache_size", -CACHE_KIB)
+        self._queries = Queries(self._connection)
 
     def reopen(self) -> bool:
         """Go over to the file that CURRENT names; True if it is another."""
@@ -109,6 +110,6 @@ class EventReader:
         assert connection.txn_state() == apsw.SQLITE_TXN_NONE, "a slice was left open"
         connection.execute("BEGIN")
         try:
-            yield Slice(connection)
+            yield Slice(self._queries)
         finally:
             connection.execute("COMMIT")

@@ -33,6 +33,10 @@ ETCD = {
     "etcd_debugging_mvcc_compact_revision": "gauge",
     "etcd_debugging_mvcc_current_revision": "gauge",
     "etcd_debugging_mvcc_db_compaction_keys_total": "counter",
+    "etcd_debugging_mvcc_events_total": "counter",
+    "etcd_debugging_mvcc_slow_watcher_total": "gauge",
+    "etcd_debugging_mvcc_watch_stream_total": "gauge",
+    "etcd_debugging_mvcc_watcher_total": "gauge",
     "etcd_disk_backend_commit_duration_seconds": "histogram",
     "etcd_disk_wal_fsync_duration_seconds": "histogram",
     "etcd_disk_wal_write_bytes_total": "gauge",
@@ -194,6 +198,10 @@ def test_gauges_and_counters_come_from_the_words_of_their_actors(member: Member)
     for slot in range(2):
         set_word(board, f"gateway-{slot}", GatewayMetric.PENDING, 3)
         set_word(board, f"gateway-{slot}", GatewayMetric.HEALTH_SUCCESS, 2)
+        set_word(board, f"gateway-{slot}", GatewayMetric.WATCHERS, 20)
+        set_word(board, f"gateway-{slot}", GatewayMetric.WATCH_STREAMS, 5)
+        set_word(board, f"gateway-{slot}", GatewayMetric.SLOW_WATCHERS, 1)
+        set_word(board, f"gateway-{slot}", GatewayMetric.WATCH_EVENTS, 300)
 
     page = member.page()
 
@@ -203,6 +211,10 @@ def test_gauges_and_counters_come_from_the_words_of_their_actors(member: Member)
     assert value(page, "etcd_debugging_mvcc_current_revision") == 12
     assert value(page, "etcd_server_proposals_pending") == 6
     assert "\netcd_server_health_success 4.0\n" in page
+    assert value(page, "etcd_debugging_mvcc_watcher_total") == 40
+    assert value(page, "etcd_debugging_mvcc_watch_stream_total") == 10
+    assert value(page, "etcd_debugging_mvcc_slow_watcher_total") == 2
+    assert value(page, "etcd_debugging_mvcc_events_total") == 600
 
 
 def test_what_the_member_is_and_runs_comes_from_the_database(member: Member) -> None:

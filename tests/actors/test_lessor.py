@@ -317,6 +317,39 @@ def test_a_lessor_that_was_frozen_hears_keep_alives_before_anything_expires(benc
     assert bench.proposed() == []
 
 
+@pytest.mark.parametrize("stalled", ["lessor", "grants"])
+def test_a_lease_that_expired_during_a_stall_can_still_be_kept_alive(
+    bench: Bench, stalled: str
+) -> None:
+    bench.lead(seconds=1.5 if stalled == "grants" else 3600)
+    bench.grant(1, ttl=2)
+    bench.actor.tick(Tick(0.0))
+
+    bench.now += 3 * SECOND_NS
+    if stalled == "grants":
+        bench.actor._worked_at = bench.now
+        bench.actor.granted(Grant(TERM, 0, bench.now + SECOND_NS * 3600))
+    else:
+        bench.actor.tick(Tick(0.0))
+    assert bench.ask(1) == [2]
+    bench.now += int(1.5 * SECOND_NS)
+    bench.flush()
+
+    assert bench.proposed() == []
+
+
+def test_a_lease_whose_revocation_is_under_way_is_not_saved_by_a_stall(bench: Bench) -> None:
+    bench.lead()
+    bench.grant(1, ttl=2)
+    bench.flush(at=2)
+    assert bench.proposed()
+
+    bench.now += 3 * SECOND_NS
+    bench.actor.tick(Tick(0.0))
+
+    assert bench.ask(1) == [UNKNOWN]
+
+
 def test_what_expired_while_it_was_frozen_expires_one_election_timeout_later(bench: Bench) -> None:
     bench.lead()
     index = bench.grant(1, ttl=10)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from actors.lease_clocks import FIRST_SLOTS, ClockFile
+from actors.lease_clocks import FIRST_SLOTS, ClockFile, read_expiries
 from kv.lease import Clock
 
 
@@ -43,6 +43,21 @@ def test_the_file_is_good_for_its_term_only(tmp_path: Path) -> None:
     file.begin(4)
     assert expiries(path, 4) == {}
     assert expiries(path, 3) == {}
+
+
+def test_others_read_when_leases_expire(tmp_path: Path) -> None:
+    path = tmp_path / "leases"
+    before = read_expiries(path, 3)
+    file = ClockFile(path)
+    file.begin(3)
+    gone = clock(3)
+    for one in (clock(1, 500), clock(-2, 400), gone):
+        file.keep(one)
+    file.drop(gone)
+
+    assert before == {}
+    assert read_expiries(path, 3) == {1: 500, -2: 400}
+    assert read_expiries(path, 4) == {}
 
 
 def test_it_tells_when_a_lessor_was_last_at_work(tmp_path: Path) -> None:

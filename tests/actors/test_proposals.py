@@ -11,6 +11,7 @@ from actors.proposals import (
     BATCH_REQUESTS_MAX,
     CREDIT_REQUESTS,
     QUEUE_BYTES_MAX,
+    QUEUE_MAX,
     Proposals,
     SessionClosedError,
 )
@@ -293,11 +294,58 @@ def test_the_queue_is_bounded_in_requests_and_in_bytes(proposals: Proposals) -> 
     value = b"v" * (1 << 20)
 
     for _ in range(QUEUE_BYTES_MAX // len(value)):
-        assert not proposals.overloaded
+        assert not proposals.refuses(Op.PUT)
         proposals.add(Op.PUT, value, Asker())
-    full = proposals.overloaded
+    full = proposals.refuses(Op.PUT)
     proposals.open = True
     proposals.flush(0.0)
 
     assert full
-    assert not proposals.overloaded
+    assert not proposals.refuses(Op.PUT)
+
+
+def test_a_revocation_goes_before_everything_else_and_finds_room(
+    proposals: Proposals, wire: Wire
+) -> None:
+    proposals.open = False
+    put_all(proposals, QUEUE_MAX)
+    full = proposals.refuses(Op.PUT), proposals.refuses(Op.LEASE_REVOKE)
+    proposals.add(Op.LEASE_REVOKE, b"revoke", Asker())
+
+    proposals.open = True
+    proposals.flush(0.0)
+
+    assert full == (True, False)
+    assert wire.batches()[0].requests[:2] == [b"revoke", b"put 0"]
+
+
+def test_a_revocation_is_not_refused_for_what_is_not_carried_out_yet(proposals: Proposals) -> None:
+    assert proposals.refuses(Op.PUT, overloaded=True)
+    assert not proposals.refuses(Op.LEASE_REVOKE, overloaded=True)
+
+
+def test_revocations_are_bounded_too(proposals: Proposals) -> None:
+    proposals.open = False
+    for _ in range(QUEUE_MAX):
+        proposals.add(Op.LEASE_REVOKE, b"", Asker())
+
+    assert proposals.refuses(Op.LEASE_REVOKE)
+    assert not proposals.refuses(Op.PUT)
+
+
+def test_a_revocation_that_never_left_the_queue_is_told_after_its_timeout(
+    proposals: Proposals,
+) -> None:
+    proposals.open = False
+    (queued,) = put_all(proposals, 1)
+    proposals.late(1.0)
+    revocation = Asker()
+    proposals.add(Op.LEASE_REVOKE, b"", revocation)
+    proposals.late(2.0)
+
+    proposals.late(8.0)
+    first = [*queued.outcomes], [*revocation.outcomes]
+    proposals.late(9.0)
+
+    assert first == ([TIMEOUT], [])
+    assert revocation.outcomes == [TIMEOUT]

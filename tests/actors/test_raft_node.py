@@ -121,3 +121,20 @@ def test_a_log_too_big_for_memory_keeps_its_newest_entries_for_those_behind(
     assert node._log.memory_bytes <= TAIL_BYTES
     assert node._log.snapshot_index == last
     stop(node)
+
+
+def test_expiries_are_appended_before_the_puts_of_the_same_turn(tmp_path: Path) -> None:
+    make_board(tmp_path)
+    node, _ = start(tmp_path, 1)
+    node.applied_to(AppliedTo(1))
+    node.flush(Flush())
+    last = node._storage.last_index()
+
+    node.propose(Propose(7, 1, 1, b"first put"))
+    node.propose(Propose(7, 2, 1, b"second put"))
+    node.propose(Propose(0, 0, 1, b"expiry"))
+    node.flush(Flush())
+
+    entries = node._storage.entries(last + 1, node._storage.last_index() + 1, 1 << 30)
+    assert [entry.data for entry in entries] == [b"expiry", b"first put", b"second put"]
+    stop(node)

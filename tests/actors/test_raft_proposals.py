@@ -36,6 +36,16 @@ def waiting(*batches: bytes) -> Proposals:
     return proposals
 
 
+def test_what_is_urgent_goes_before_all_that_waits() -> None:
+    core = Core(99)
+    proposals = waiting(b"a", b"b")
+
+    proposals.add(b"expiry", urgent=True)
+    proposals.propose(core)
+
+    assert core.taken == [[b"expiry", b"a", b"b"]]
+
+
 def test_what_came_is_proposed_in_order_and_in_portions() -> None:
     core = Core(99)
     batches = [bytes([number]) * (1 << 20) for number in range(30)]

@@ -104,7 +104,7 @@ def test_proposals_wait_for_the_commit_of_those_before_and_leave_together() -> N
     assert desk.core.stepped == [prop(2, b"c", b"d")]
     assert desk.core.proposed == [b"a", b"b"]
     assert desk.has_clients_at == [(2, SOON)]
-    assert desk.told == [(2, 8)]
+    assert desk.told == [(2, 9)]
     assert not desk.intake
 
 

@@ -109,3 +109,17 @@ def test_without_a_leader_it_is_a_plain_time_out(member: Member) -> None:
     member.link(0, OTHER, 0.0)
 
     assert member.timeouts.of_proposal(100.0) == TIMEOUT
+
+
+def test_streams_end_after_three_election_timeouts_without_a_leader(member: Member) -> None:
+    member.timeouts.look(10.0)
+    member.leads(0)
+    member.timeouts.look(12.9)
+    early = member.timeouts.is_leaderless(12.9)
+
+    late = member.timeouts.is_leaderless(13.0)
+    member.leads(THIRD)
+    member.timeouts.look(13.1)
+
+    assert (early, late) == (False, True)
+    assert not member.timeouts.is_leaderless(13.1)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 
-from kv.store import SUB_BITS, HistoryRow, row_id
+from actors.watch_hub import LIVE_STEPS, REST_SECONDS
+from actors.watch_pass import TURN_ROWS_MIN
 from kv.watch import NO_DELETE, NO_PUT, PREV_KV, Watcher
 from tests.actors.watch_bench import Bench, Client
 
@@ -281,105 +280,268 @@ def test_a_sink_may_add_watchers_when_it_is_told(bench: Bench) -> None:
     assert bench.client.seen(added[0]) == [(2, b"a"), (3, b"a")]
 
 
-# --- everything at random against what the history says ----------------------------------------
-
-KEYS = ["a", "b", "c", "d"]
-RANGES = [(b"a", b""), (b"b", b""), (b"a", b"c"), (b"b", b"d"), (b"b", b"\0"), (b"", b"\0")]
+# --- in time, or too late -----------------------------------------------------------------------
 
 
-class Model:
-    """What every watcher has to be told, and the hub that tells it."""
+def test_a_watcher_that_came_before_what_it_wants_is_not_cancelled(bench: Bench) -> None:
+    bench.watch(b"other")
+    for _ in range(9):
+        bench.write(a=b"x")
+    watcher = bench.watch(b"a", start=12)
+    for _ in range(3):
+        bench.history.write(a=b"x")
+    bench.history.compact(13, prune=False)
 
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-        self.bench = Bench(slice_rows=self.random.choice([1, 2, 5, 100]))
-        self.clients = [Client() for _ in range(3)]
-        self.all_rows: list[HistoryRow] = []
-        self.watchers: list[tuple[Watcher, int]] = []
+    bench.hub.notice()
+    bench.loop.run()
 
-    def step(self) -> None:
-        chance = self.random.random()
-        bench = self.bench
-        if chance < 0.35:
-            names = self.random.sample(KEYS, self.random.choice([1, 1, 2, 4]))
-            bench.history.write(**{n: self.random.choice([b"x", b"y", None]) for n in names})
-            if self.random.random() < 0.7:
-                bench.hub.notice()
-        elif chance < 0.5:
-            self._watch()
-        elif chance < 0.55 and self.watchers:
-            watcher, _ = self.watchers.pop(self.random.randrange(len(self.watchers)))
-            bench.hub.remove(watcher)
-        elif chance < 0.65:
-            client = self.random.choice(self.clients)
-            client.room = self.random.choice([0, 1, 3, 1000])
-            bench.hub.resume(client)
-        elif chance < 0.68:
-            newest = bench.history.revision_now
-            target = self.random.randint(max(1, bench.history.compact_revision), newest)
-            bench.history.compact(target, prune=target < bench.hub.revision + 1)
-        else:
-            bench.loop.turn()
-
-    def _watch(self) -> None:
-        key, end = self.random.choice(RANGES)
-        now = self.bench.history.revision_now
-        start = self.random.choice([0, 0, 1, now - 3, now, now + 1, now + 3])
-        options = self.random.choice([0, PREV_KV, NO_PUT, NO_DELETE, NO_PUT | NO_DELETE])
-        client = self.random.choice(self.clients)
-        watcher = self.bench.watch(key, end, client, start=max(0, start), options=options)
-        self.watchers.append((watcher, watcher.start or now + 1))
-
-    def finish(self) -> None:
-        for client in self.clients:
-            client.room = 1 << 60
-            self.bench.hub.resume(client)
-        self.bench.hub.notice()
-        self.bench.loop.run(100_000)
-
-    def check(self, every: list[HistoryRow]) -> int:
-        """Compare what was told with the history; return the number of events."""
-        told = 0
-        for watcher, start in self.watchers:
-            client = watcher.sink
-            assert isinstance(client, Client)
-            wanted = [
-                (row[0] >> SUB_BITS, row[1])
-                for row in every
-                if row[0] >= row_id(start)
-                and watcher.key <= row[1]
-                and (watcher.end is None or row[1] < watcher.end)
-                and not watcher.options & (NO_PUT if row[4] else NO_DELETE)
-            ]
-            seen = client.seen(watcher)
-            cancelled = [at for other, at in client.compactions if other is watcher]
-            if cancelled:
-                assert seen == wanted[: len(seen)]
-                assert all(revision < cancelled[0] for revision, _ in seen)
-            else:
-                assert seen == wanted
-            told += len(seen)
-            self._check_headers(watcher, client)
-        return told
-
-    def _check_headers(self, watcher: Watcher, client: Client) -> None:
-        """A response has all up to its revision and nothing above it."""
-        before = 0
-        for other, revision, events in client.responses:
-            if other is watcher:
-                at = [event.kv.mod_revision for event in events]
-                assert before < min(at) <= max(at) <= revision
-                before = revision
+    assert bench.client.seen(watcher) == [(12, b"a"), (13, b"a")]
+    assert not bench.client.compactions
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_every_watcher_is_told_all_of_its_events_once_and_in_order(seed: int) -> None:
-    model = Model(seed)
-    every: dict[int, HistoryRow] = {}
+def test_what_a_watcher_of_the_future_waits_for_is_not_pruned(bench: Bench) -> None:
+    held: list[int] = []
+    bench.hub.holds = held.append
 
-    for _ in range(400):
-        model.step()
-        every |= {row[0]: row for row in model.bench.history.rows[-8:]}
-    model.finish()
+    watcher = bench.watch(b"a", start=5)
+    bench.write(a=b"x")
+    bench.write(a=b"x")
+    bench.hub.remove(watcher)
 
-    assert model.check([every[place] for place in sorted(every)]) > 20
+    assert held[0] == 2
+    assert held[-2:] == [4, 0]
+
+
+def test_a_watcher_from_now_on_is_in_time_though_the_hub_lags(bench: Bench) -> None:
+    bench.watch(b"other")
+    for _ in range(5):
+        bench.history.write(a=b"x")
+    watcher = bench.watch(b"a")
+    for _ in range(2):
+        bench.history.write(a=b"x")
+    bench.history.compact(8, prune=False)
+
+    bench.loop.run()
+
+    assert bench.client.seen(watcher) == [(7, b"a"), (8, b"a")]
+    assert not bench.client.compactions
+
+
+def test_a_watcher_that_came_after_the_compaction_is_too_late_though_the_hub_lags(
+    bench: Bench,
+) -> None:
+    bench.watch(b"other")
+    for _ in range(5):
+        bench.history.write(a=b"x")
+    bench.history.compact(6, prune=False)
+    late = bench.watch(b"a", start=2)
+
+    bench.loop.run()
+
+    assert bench.client.compactions == [(late, 6)]
+    assert not bench.client.seen(late)
+
+
+def test_a_big_revision_takes_along_who_waits_for_it(bench: Bench) -> None:
+    bench.watch(b"other")
+    watcher = bench.watch(b"k", b"l", start=3)
+    bench.history.write(a=b"x")
+    bench.history.write(**{f"k{number}": b"x" for number in range(9)})
+    bench.history.compact(3, prune=False)
+
+    bench.hub.notice()
+    bench.loop.run()
+
+    assert len(bench.client.seen(watcher)) == 9
+
+
+def test_who_waits_only_because_the_hub_lags_is_behind(bench: Bench) -> None:
+    bench.watch(b"other")
+    bench.history.write(a=b"x")
+    since_now = bench.watch(b"a")
+    future = bench.watch(b"a", start=9)
+
+    before = bench.hub.is_behind(since_now), bench.hub.is_behind(future)
+    bench.loop.run()
+
+    assert before == (True, False)
+    assert bench.hub.is_synced(since_now)
+
+
+# --- rests --------------------------------------------------------------------------------------
+
+
+def test_the_hub_rests_while_nobody_watches_what_is_written(bench: Bench) -> None:
+    bench.watch(b"watched")
+    bench.history.write(a=b"x")
+    bench.hub.notice()
+    bench.loop.turn()
+    before = bench.history.slices
+
+    for _ in range(10):
+        bench.history.write(a=b"x")
+        bench.hub.notice()
+        bench.hub.read_now()
+        bench.loop.turn()
+    rested = bench.history.slices - before
+    bench.loop.run()
+
+    assert rested == 0
+    assert bench.loop.now <= 4 * REST_SECONDS
+    assert bench.hub.revision == bench.history.revision_now
+
+
+def test_the_hub_does_not_rest_while_somebody_watches_what_is_written(bench: Bench) -> None:
+    watcher = bench.watch(b"a")
+
+    for _ in range(10):
+        bench.history.write(a=b"x")
+        bench.hub.notice()
+        bench.loop.turn()
+
+    assert len(bench.client.seen(watcher)) == 10
+    assert bench.loop.now == 0
+
+
+def test_a_rest_delays_what_is_watched_by_a_few_milliseconds(bench: Bench) -> None:
+    watcher = bench.watch(b"watched")
+    bench.history.write(a=b"x")
+    bench.hub.notice()
+    bench.loop.turn()
+
+    bench.history.write(watched=b"x")
+    bench.hub.notice()
+    bench.loop.turn()
+    during = bench.client.seen(watcher)
+    bench.loop.sleep()
+    bench.loop.turn()
+
+    assert during == []
+    assert bench.client.seen(watcher) == [(3, b"watched")]
+    assert bench.loop.now <= 0.005
+
+
+@pytest.mark.parametrize("who", ["new watcher", "progress request"])
+def test_who_comes_during_a_rest_ends_it(bench: Bench, who: str) -> None:
+    bench.watch(b"watched")
+    for _ in range(2):
+        bench.history.write(a=b"x")
+        bench.hub.notice()
+        bench.loop.turn()
+    assert bench.loop.timers, "the hub must rest for this test"
+
+    if who == "new watcher":
+        bench.watch(b"a")
+    else:
+        bench.hub.hurry()
+    bench.loop.turn()
+
+    assert bench.hub.revision == bench.history.revision_now
+    assert bench.loop.now == 0
+    assert len(bench.loop.timers) == 1, "one rest at a time"
+
+
+def test_a_rest_that_has_nothing_to_wait_for_ends_for_a_new_watcher(bench: Bench) -> None:
+    bench.watch(b"watched")
+    bench.history.write(a=b"x")
+    bench.hub.notice()
+    bench.loop.turn()
+
+    watcher = bench.watch(b"a")
+    bench.history.write(a=b"x")
+    bench.hub.notice()
+    bench.loop.turn()
+
+    assert bench.client.seen(watcher) == [(3, b"a")]
+
+
+def test_cursors_rest_while_writes_go_on_and_they_gain_on_them(bench: Bench) -> None:
+    for _ in range(40):
+        bench.write(a=b"x")
+    bench.watch(b"a", start=2)
+    for _ in range(2):
+        bench.history.write(a=b"x")
+        bench.hub.notice()
+        bench.loop.turn()
+    assert bench.loop.timers, "cursors must rest for this test"
+    before = bench.client.responses[-1][1]
+
+    bench.hub.notice()
+    bench.loop.turn()
+    during = bench.client.responses[-1][1]
+    bench.loop.sleep()
+    bench.loop.turn()
+
+    assert during == before
+    assert bench.client.responses[-1][1] > before
+
+
+def test_cursors_do_not_rest_when_writes_come_faster_than_they_read(bench: Bench) -> None:
+    for _ in range(40):
+        bench.write(a=b"x")
+    watcher = bench.watch(b"a", start=2)
+    turns = 0
+
+    while not bench.hub.is_synced(watcher):
+        for _ in range(3):
+            bench.history.write(a=b"x")
+        bench.hub.notice()
+        bench.loop.turn()
+        turns += 1
+        assert turns < 200, "the watcher never catches up"
+
+    assert bench.loop.now == 0
+
+
+# --- slices -------------------------------------------------------------------------------------
+
+
+def read_at_once(bench: Bench, rows: int, value: bytes) -> int:
+    """Write revisions, let the hub read once, return how many that was."""
+    before = bench.hub.revision
+    for _ in range(rows):
+        bench.history.write(a=value)
+    bench.hub.notice()
+    bench.hub.read_now()
+    return bench.hub.revision - before
+
+
+def test_a_slice_for_many_watchers_is_cut_after_what_a_turn_takes() -> None:
+    bench = Bench(slice_rows=512)
+    watchers = [bench.watch(b"a") for _ in range(1000)]
+
+    once = read_at_once(bench, 300, bytes(100))
+    bench.loop.run()
+
+    assert once == LIVE_STEPS * TURN_ROWS_MIN
+    assert all(len(bench.client.seen(watcher)) == 300 for watcher in watchers[::100])
+
+
+def test_a_slice_of_big_values_for_many_watchers_is_a_single_revision() -> None:
+    bench = Bench(slice_rows=512)
+    for _ in range(1000):
+        bench.watch(b"a")
+
+    assert read_at_once(bench, 10, bytes(10_000)) == LIVE_STEPS
+
+
+def test_watchers_that_a_row_is_not_for_make_no_slice_smaller() -> None:
+    bench = Bench(slice_rows=512)
+    for number in range(3000):
+        bench.watch(b"k%05d" % number)
+        bench.watch(b"r%05d" % number, b"r%05d\0\0" % number)
+    bench.watch(b"a")
+
+    assert read_at_once(bench, 900, bytes(100)) == 900
+
+
+def test_after_a_cut_no_more_rows_are_read_than_a_turn_takes() -> None:
+    bench = Bench(slice_rows=512)
+    for _ in range(1000):
+        bench.watch(b"a")
+    read_at_once(bench, 300, bytes(100))
+    bench.history.rows_read = 0
+
+    bench.loop.turn()
+
+    assert bench.history.rows_read <= LIVE_STEPS * (TURN_ROWS_MIN + 1)

@@ -31,6 +31,7 @@ class Slice:
         self.rows = found[:limit]
         self.rest = found[limit][0] if len(found) > limit else 0
         self._history.slices += 1
+        self._history.rows_read += len(self.rows)
 
     def previous(self, ids: Collection[int]) -> dict[int, HistoryRow]:
         return {row[0]: row for row in self._history.rows if row[0] in set(ids)}
@@ -46,6 +47,7 @@ class History:
         self.intact_from = 0
         self.slice_rows = slice_rows
         self.slices = 0
+        self.rows_read = 0
         self._newest: dict[bytes, HistoryRow] = {}
 
     def write(self, **changes: bytes | None) -> int:
@@ -89,21 +91,58 @@ class History:
         yield Slice(self)
 
 
+class Timer:
+    """What is to be called at a time, unless it is cancelled."""
+
+    def __init__(self, at: float, callback: Callable[[], None]) -> None:
+        self.at = at
+        self.callback = callback
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
 class Loop:
+    """An event loop whose time, in seconds, goes on only when it is told to sleep."""
+
     def __init__(self) -> None:
         self.due: deque[Callable[[], None]] = deque()
+        self.now = 0.0
+        self._timers: list[Timer] = []
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         self.due.append(callback)
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        timer = Timer(self.now + seconds, callback)
+        self._timers.append(timer)
+        return timer
+
+    @property
+    def timers(self) -> list[Timer]:
+        """Return what is still to be called later, soonest first."""
+        self._timers = [timer for timer in self._timers if not timer.cancelled]
+        return sorted(self._timers, key=lambda timer: timer.at)
+
+    def sleep(self) -> None:
+        """Let time go on to the next timer."""
+        first = self.timers[0]
+        self._timers.remove(first)
+        self.now = first.at
+        first.callback()
 
     def turn(self) -> None:
         for _ in range(len(self.due)):
             self.due.popleft()()
 
     def run(self, turns: int = 1000) -> None:
-        """Turn until nothing is left to do."""
-        while self.due and turns:
-            self.turn()
+        """Turn, and sleep, until nothing is left to do."""
+        while (self.due or self.timers) and turns:
+            if self.due:
+                self.turn()
+            else:
+                self.sleep()
             turns -= 1
         assert not self.due, "the hub finds no rest"
 
@@ -147,7 +186,7 @@ class Bench:
     def __init__(self, slice_rows: int = 4) -> None:
         self.history = History(slice_rows)
         self.loop = Loop()
-        self.hub = WatchHub(self.history, self.loop.call_soon)  # type: ignore[arg-type]
+        self.hub = WatchHub(self.history, self.loop.call_soon, self.loop.call_later)  # type: ignore[arg-type]
         self.client = Client()
 
     def watch(

@@ -56,6 +56,7 @@ class Backend:
         self.pruning: list[tuple[int, Any, Callable[[], None]]] = []
         self.moves: list[tuple[Any, int]] = []
         self.asked: list[tuple[int, int, Any, Any]] = []
+        self.expiries: dict[int, int] = {}
 
     def propose(self, op: int, request: bytes, answer: Any) -> None:
         self.proposed.append((op, request, answer))
@@ -79,6 +80,9 @@ class Backend:
 
     def when_pruned(self, revision: int, call: Any, done: Callable[[], None]) -> None:
         self.pruning.append((revision, call, done))
+
+    def lease_expiries(self) -> dict[int, int]:
+        return self.expiries
 
     def ask_lessor(self, kind: int, lease: int, answer: Any, token: Any = None) -> None:
         self.asked.append((kind, lease, answer, token))

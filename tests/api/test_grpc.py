@@ -322,6 +322,43 @@ def test_a_deadline_tells_a_stream_once() -> None:
     assert wire.answers[stream_id].code == 4
 
 
+def test_streams_that_require_a_leader_end_without_one() -> None:
+    wire = Wire()
+    requires = (b"hasleader", b"true")
+    bidi, other = wire.open(STREAM, requires), wire.open(STREAM)
+    waits = wire.open(LATER, requires)
+    wire.send(waits, b"", end=True)
+    wire.exchange()
+
+    wire.server.end_leaderless()
+    wire.server.end_leaderless()
+    wire.exchange()
+
+    assert (wire.answers[bidi].code, wire.answers[bidi].text) == (14, "etcdserver: no leader")
+    assert [stream.told for stream in wire.service.streams] == [["cancel"], []]
+    assert not wire.answers[other].headers
+    assert len(wire.service.waiting) == 1
+
+
+def test_a_server_stream_that_requires_a_leader_is_told() -> None:
+    told: list[str] = []
+
+    def open_stream(call: Call, message: bytes) -> None:
+        call.send(message)
+        call.on_close = lambda: told.append("closed")
+
+    wire = Wire({LIST: Method.server_stream(open_stream)})
+    stream = wire.open(LIST, (b"hasleader", b"true"))
+    wire.send(stream, b"x", end=True)
+    wire.exchange()
+
+    wire.server.end_leaderless()
+    wire.exchange()
+
+    assert told == ["closed"]
+    assert wire.answers[stream].code == 14
+
+
 def test_a_reset_cancels_the_call() -> None:
     wire = Wire()
     closed: list[str] = []

@@ -126,6 +126,17 @@ def test_leases_are_listed_from_the_database(service: LeaseService, backend: Bac
     assert not backend.reads[0][2]
 
 
+def test_leases_are_listed_by_what_they_have_left(service: LeaseService, backend: Backend) -> None:
+    call: Any = Caller()
+    backend.expiries = {5: 100, 7: 900}
+
+    service.leases(call, LeaseLeasesRequest().SerializeToString())
+    backend.serve()
+
+    response = LeaseLeasesResponse.FromString(call.outcomes[0])
+    assert [status.ID for status in response.leases] == [5, 7]
+
+
 # --- time to live ---------------------------------------------------------------------------------
 
 

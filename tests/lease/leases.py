@@ -51,13 +51,13 @@ def transfer(cluster: Cluster, to: ClusterMember) -> None:
 class KeepAlives:
     """One stream of keep-alives. `renew` sends and waits; `send` only sends."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, *metadata: tuple[str, str]) -> None:
         self._channel = grpc.insecure_channel(endpoint, options=OPTIONS)
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         method: Any = self._channel.stream_stream(
             KEEP_ALIVE, response_deserializer=pb.LeaseKeepAliveResponse.FromString
         )
-        self._call = method(iter(self._requests.get, None))
+        self._call = method(iter(self._requests.get, None), metadata=metadata)
 
     def send(self, lease: int) -> None:
         self._requests.put(pb.LeaseKeepAliveRequest(ID=lease).SerializeToString())
@@ -88,9 +88,9 @@ class KeepAlives:
 
 
 @contextmanager
-def keep_alives(endpoint: str) -> Iterator[KeepAlives]:
+def keep_alives(endpoint: str, *metadata: tuple[str, str]) -> Iterator[KeepAlives]:
     """Open a stream of keep-alives for the length of the block."""
-    stream = KeepAlives(endpoint)
+    stream = KeepAlives(endpoint, *metadata)
     try:
         yield stream
     finally:

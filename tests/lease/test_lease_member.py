@@ -20,7 +20,7 @@ pytestmark = pytest.mark.e2e
 
 FLAGS = ("--heartbeat-interval=50", "--election-timeout=500")
 LATE_SECONDS = 1.0  # what an expiry may be late (etcd looks every half second)
-SLACK_SECONDS = 1.0  # and what a machine with other things to do may add
+SLACK_SECONDS = 1.0  # and what a busy machine may add for one in ten
 ACTORS = ("lessor", "applier", "raft-node", "gateway-0", "transport", "snapshotter")
 
 
@@ -93,12 +93,19 @@ def expiries(client: Client, ttl: int, number: int, pause: float, prefix: bytes)
     return [gone[key] - granted[key][1] - ttl for key in granted]
 
 
+def check_late(late: list[float]) -> None:
+    """Assert that expiries are in time, but for a few while the machine did something else."""
+    late = sorted(late)
+    assert late[len(late) * 9 // 10] <= LATE_SECONDS, f"many are late by {late[-1]:.2f} s"
+    assert late[-1] <= LATE_SECONDS + SLACK_SECONDS, f"one is late by {late[-1]:.2f} s"
+
+
 def test_leases_expire_on_time_under_load(member: Member, client: Client) -> None:
     with puts(member.endpoint, in_flight=200) as done:
         late = expiries(client, ttl=1, number=30, pause=0.02, prefix=b"late/")
 
     assert done[0] > 100
-    assert max(late) < LATE_SECONDS + SLACK_SECONDS, f"late by {max(late):.2f} s"
+    check_late(late)
 
 
 @pytest.mark.slow
@@ -111,7 +118,7 @@ def test_leases_expire_on_time_under_load_for_long(member: Member, client: Clien
         f"{done[0]} puts meanwhile; late p50 {late[500] * 1e3:.0f} ms, p99 {late[990] * 1e3:.0f} "
         f"ms, max {late[-1] * 1e3:.0f} ms"
     )
-    assert late[-1] < LATE_SECONDS + SLACK_SECONDS
+    check_late(late)
 
 
 def test_a_lease_that_is_kept_alive_stays_whatever_is_killed(

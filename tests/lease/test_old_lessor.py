@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ FLAGS = ("--heartbeat-interval=20", "--election-timeout=200")
 TTL = 3
 LEASES = 20
 ROUNDS = 30
+STUCK_SECONDS = 4  # after that a frozen actor is replaced
 M = TypeVar("M", bound=Message)
 
 
@@ -79,6 +81,12 @@ def freeze(cluster: Cluster, actor: str, rounds: int) -> None:
             with kept([member.endpoint for member in others], leases) as keeper:
                 with cluster.frozen(leader, actor):
                     time.sleep(3 * ELECTION_SECONDS)
+                    if actor == "raft-node":
+                        cluster.wait_for(
+                            partial(cluster.leads_without, leader),
+                            "leadership does not move",
+                            timeout=STUCK_SECONDS - 3 * ELECTION_SECONDS,
+                        )
                 time.sleep(TTL)  # an old lessor has had its chance
                 check(client, keeper, leases, prefix)
         renewed += keeper.renewed
@@ -91,6 +99,20 @@ def freeze(cluster: Cluster, actor: str, rounds: int) -> None:
 @pytest.mark.parametrize("actor", ["raft-node", "lessor"])
 def test_a_frozen_member_revokes_nothing_wrongly(cluster: Cluster, actor: str) -> None:
     freeze(cluster, actor, ROUNDS)
+
+
+def test_leases_kept_alive_outlive_a_lessor_that_is_frozen_longer_than_their_ttl(
+    cluster: Cluster,
+) -> None:
+    leader = cluster.leader()
+    others = [member.endpoint for member in cluster.others(leader)]
+    with Client(others[0]) as client:
+        leases = granted(client, b"frozen/")
+        with kept(others, leases) as keeper:
+            with cluster.frozen(leader, "lessor"):
+                time.sleep(TTL + 0.5)
+            time.sleep(TTL / 2)  # what was to be revoked is
+            check(client, keeper, leases, b"frozen/")
 
 
 def test_leadership_that_goes_back_and_forth_keeps_leases_and_lets_them_expire(

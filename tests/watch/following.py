@@ -19,6 +19,7 @@ from tests.watch.streams import Stream, StreamEndedError, Watches
 WATCHERS_OF_A_STREAM: Final = 6
 PAUSE_SECONDS: Final = 0.005
 DROP_CHANCE: Final = 0.001  # a turn, of a stream
+AWAY_SECONDS: Final = 2.0  # at most, then: a compaction may overtake it
 ASK_CHANCE: Final = 0.02
 RANGES: Final = (
     (PREFIX, PREFIX_END),
@@ -31,7 +32,8 @@ RANGES: Final = (
 @dataclass
 class Follower:
     """One watcher. `after` is the revision it has everything up to; `bookmarks` are (how many
-    events had come, revision that says they are all up to there)."""
+    events had come, revision that says they are all up to there); `gaps` are what compactions took
+    before it was told: (revision it had everything up to, compact revision)."""
 
     wanted: Wanted
     after: int = -1
@@ -39,6 +41,7 @@ class Follower:
     told: list[tuple[int, list[Happened]]] = field(default_factory=list)
     bookmarks: list[tuple[int, int]] = field(default_factory=list)
     resumed: int = 0
+    gaps: list[tuple[int, int]] = field(default_factory=list)
     _pieces: list[Happened] = field(default_factory=list)
 
     def begun(self, revision: int) -> None:
@@ -50,6 +53,12 @@ class Follower:
         """The stream has ended; half a revision counts for nothing."""
         self._pieces.clear()
         self.resumed += 1
+
+    def compacted(self, compact_revision: int) -> None:
+        """Take a cancel: right only if what comes next for it is gone."""
+        assert compact_revision > self.after + 1, f"cancelled without need, has {self.after}"
+        self.gaps.append((self.after, compact_revision))
+        self.after = compact_revision - 1
 
     def take(self, response: pb.WatchResponse) -> None:
         """Take a response that is for it: events, or how far it is."""
@@ -68,18 +77,34 @@ class Follower:
             self.after = self._pieces[-1].revision
             self._pieces = []
 
-    def check(self, history: list[Happened], created: set[tuple[bytes, int]]) -> None:
+    def goal(self, history: list[Happened]) -> list[Happened]:
+        """Return what it must be told."""
+        return [
+            event
+            for event in self.wanted.of(history, self.first)
+            if not any(after < event.revision < compact for after, compact in self.gaps)
+        ]
+
+    def check(
+        self, history: list[Happened], created: set[tuple[bytes, int]], compacted: int
+    ) -> None:
         """Assert all guarantees: the right events and no others, whole revisions, in order, once,
-        none left out before a bookmark or where it was resumed, with pairs before if wanted."""
+        none left out before a bookmark or where it was resumed, with pairs before if wanted.
+
+        Up to revision `compacted` history was compacted: pairs before may be missing there.
+        """
+        assert all(compact <= compacted for _, compact in self.gaps), "cancelled too early"
         revisions = [revision for revision, _ in self.told]
         assert revisions == sorted(set(revisions)), "ordered, unique, atomic"
         told = [e for _, events in self.told for e in sorted(events, key=lambda e: e.pair.key)]
-        goal = self.wanted.of(history, self.first)
+        goal = self.goal(history)
         assert [(e.revision, e.deleted, e.pair) for e in told] == [
             (e.revision, e.deleted, e.pair) for e in goal
         ], f"reliable, filtered: {self.wanted}"
         for event, wanted in zip(told, goal, strict=True):
-            assert event.before == (wanted.before if self.wanted.prev_kv else None), "prev_kv"
+            before = wanted.before if self.wanted.prev_kv else None
+            lost = event.before is None and event.revision <= compacted
+            assert event.before == before or lost, "prev_kv"
             if not event.deleted:
                 new = event.pair.create_revision == event.revision
                 assert new == ((event.pair.key, event.revision) in created), "is_create"
@@ -114,6 +139,7 @@ class Following:
         }
         self._watches = Watches(endpoint)
         self._stream: Stream | None = None
+        self._away_until = 0.0
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -126,11 +152,15 @@ class Following:
 
     def turn(self) -> None:
         """Take what has come."""
+        if time.monotonic() < self._away_until:
+            return
         try:
             stream = self._stream or self._open()
             while (response := stream.poll()) is not None:
                 self._take(response)
         except StreamEndedError:
+            if self._stream is not None:
+                self._stream.close()
             self._lose()
             return
         if self._chance.random() < ASK_CHANCE:
@@ -138,6 +168,7 @@ class Following:
         if self._chance.random() < DROP_CHANCE and self.created:
             stream.close()
             self._lose()
+            self._away_until = time.monotonic() + self._chance.uniform(0, AWAY_SECONDS)
 
     def _open(self) -> Stream:
         stream = self._stream = self._watches.stream()
@@ -157,7 +188,9 @@ class Following:
                 follower.take(response)
             return
         follower = self.followers[response.watch_id]
-        assert not response.canceled, response
+        if response.canceled:
+            follower.compacted(response.compact_revision)
+            raise StreamEndedError("to be opened again without the gap")
         if response.created:
             follower.begun(response.header.revision)
         else:
@@ -185,14 +218,15 @@ class Followings:
         """Wait until all watchers have begun."""
         self._wait(lambda: all(each.created for each in self._all), seconds)
 
-    def finish(self, history: list[Happened], seconds: float = 30.0) -> None:
+    def finish(self, history: list[Happened], compacted: int, seconds: float = 30.0) -> None:
         """Wait until every watcher has been told as many events as it must be; end; check."""
-        goals = [(f, len(f.wanted.of(history, f.first))) for f in self.followers]
-        self._wait(
-            lambda: all(sum(len(e) for _, e in list(f.told)) >= goal for f, goal in goals),
-            seconds,
-            strict=False,
-        )
+
+        def complete(follower: Follower) -> bool:
+            told = sum(len(events) for _, events in list(follower.told))
+            return told >= len(follower.goal(history))
+
+        waiting = self.followers
+        self._wait(lambda: all(map(complete, waiting)), seconds, strict=False)
         self.close()
         created = {
             (event.pair.key, event.revision)
@@ -200,7 +234,7 @@ class Followings:
             if not event.deleted and event.before is None
         }
         for follower in self.followers:
-            follower.check(history, created)
+            follower.check(history, created, compacted)
 
     def close(self) -> None:
         """End the streams."""

@@ -129,6 +129,19 @@ def test_odd_requests_are_answered_as_etcd_does(both: list[Member], scene: Scene
     assert said[0] == said[1]
 
 
+@pytest.mark.parametrize("start", [-1, -5, -(1 << 63)])
+def test_a_negative_start_is_refused_and_takes_no_id(watches: Watches, start: int) -> None:
+    """As etcd does since 3.5.22; 3.5.1 tells such a watcher everything, or cancels it at -1."""
+    stream = watches.stream()
+
+    refused = stream.watch(b"s", start_revision=start, watch_id=3)
+    taken = stream.watch(b"s", watch_id=3)
+
+    assert (refused.watch_id, refused.created, refused.canceled) == (-1, True, True)
+    assert refused.cancel_reason == "etcdserver: mvcc: required revision has been compacted"
+    assert (taken.watch_id, taken.canceled) == (3, False)
+
+
 @pytest.mark.slow
 def test_a_flood_of_cancels_and_refused_watchers_costs_no_memory(
     member: Member, client: Client, watches: Watches

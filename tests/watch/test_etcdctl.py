@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from etcdpb import kv_pb2
 from etcdpb import rpc_pb2 as pb
 from tests.client import Client
 from tests.e2e.etcdctl import Etcdctl, binaries
@@ -68,6 +70,11 @@ class Printing:
             elif pause == QUIET_SECONDS:
                 break
         return self.out
+
+    def interrupt(self) -> None:
+        """End it as Ctrl-C does."""
+        self._process.send_signal(signal.SIGINT)
+        self._process.communicate(timeout=FIRST_SECONDS)
 
     def stop(self) -> str:
         """End it; return what it printed."""
@@ -161,6 +168,52 @@ def test_a_lock_around_a_command(both: tuple[Etcdctl, Etcdctl]) -> None:
     assert [each.status for each in printed] == [0, 0]
 
 
+def candidates(client: Client, name: bytes, count: int) -> list[kv_pb2.KeyValue]:
+    """Wait until so many queue for a lock; return their keys, the holder's first."""
+    request = pb.RangeRequest(
+        key=name + b"/", range_end=name + b"0", sort_target=pb.RangeRequest.CREATE
+    )
+    deadline = time.monotonic() + FIRST_SECONDS
+    while len(found := client.range(request).kvs) != count:
+        assert time.monotonic() < deadline, f"{len(found)} candidates"
+        time.sleep(0.02)
+    return list(found)
+
+
+def test_of_two_locks_one_waits_for_the_other(both: tuple[Etcdctl, Etcdctl]) -> None:
+    for etcdctl in both:
+        with Client(etcdctl.member.endpoint) as client:
+            holder = Printing(etcdctl, "lock", "gate")
+            held = holder.read(1)
+            waiter = Printing(etcdctl, "lock", "gate")
+            first, second = candidates(client, b"gate", 2)
+            early = waiter.read(0)
+            holder.interrupt()
+            got = waiter.read(1)
+            left = candidates(client, b"gate", 1)
+            waiter.interrupt()
+            candidates(client, b"gate", 0)
+
+        assert held == first.key.decode() + "\n\n"
+        assert early == ""
+        assert got == second.key.decode() + "\n\n"
+        assert [kv.key for kv in left] == [second.key]
+
+
+def test_a_lock_with_a_ttl_has_a_lease_of_that(both: tuple[Etcdctl, Etcdctl]) -> None:
+    for etcdctl in both:
+        with Client(etcdctl.member.endpoint) as client:
+            holder = Printing(etcdctl, "lock", "--ttl=7", "short")
+            holder.read(1)
+            (kv,) = candidates(client, b"short", 1)
+            granted = client.call(
+                pb.LeaseTimeToLiveRequest(ID=kv.lease), pb.LeaseTimeToLiveResponse
+            ).grantedTTL
+            holder.interrupt()
+
+        assert granted == 7
+
+
 def test_an_election_is_won_and_listened_to(both: tuple[Etcdctl, Etcdctl]) -> None:
     for etcdctl in both:
         leader = Printing(etcdctl, "elect", "post", "me")
@@ -173,6 +226,25 @@ def test_an_election_is_won_and_listened_to(both: tuple[Etcdctl, Etcdctl]) -> No
         assert won == heard
         assert won.startswith("post/")
         assert won.endswith("\nme\n")
+
+
+def test_a_mirror_may_cut_the_prefix_off(both: tuple[Etcdctl, Etcdctl]) -> None:
+    """Trouped is mirrored to etcd."""
+    ours, etcd = both
+    destination = etcd.member.endpoint
+    with Client(ours.member.endpoint) as client, Client(destination) as mirror:
+        client.put(b"cut/first", b"1")
+        first = mirror.range(pb.RangeRequest(key=b"k")).header.revision + 1
+        printing = Printing(ours, "make-mirror", "--prefix=cut/", "--no-dest-prefix", destination)
+        with Watches(destination) as watches:
+            stream = watches.stream()
+            stream.watch(b"", b"\0", start_revision=first)
+            told = [each[1:] for each in stream.events(1)]
+            client.put(b"cut/second", b"2")
+            told += [each[1:] for each in stream.events(1)]
+        printing.stop()
+
+    assert told == [("PUT", b"first", b"1"), ("PUT", b"second", b"2")]
 
 
 def test_a_mirror_follows(both: tuple[Etcdctl, Etcdctl]) -> None:

@@ -9,15 +9,16 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from etcdpb import rpc_pb2 as pb
-from tests.client import Client
+from tests.client import Answer, CallError, Client
 from tests.cluster import Cluster
 from tests.member import Member
 from tests.watch.following import Followings
-from tests.watch.history import PREFIX, read
+from tests.watch.history import PREFIX, Happened, read
 
 pytestmark = pytest.mark.e2e
 ACTORS = (
@@ -27,8 +28,20 @@ ACTORS = (
 PROGRESS = "--watch-progress-notify-interval=200ms"
 WRITERS = 4
 WRITE_PAUSE_SECONDS = 0.004
+KILLS_MIN = 4  # in a round, however slow the machine
+COMPACT_CHANCE = 0.5  # a kill
 ROUND_SECONDS = 15.0
 TEN_MINUTES = 600.0
+
+
+class Figures(NamedTuple):
+    """What there was in a round; `cancelled` are watchers that a compaction overtook."""
+
+    revisions: int
+    events: int
+    kills: int
+    compactions: int
+    cancelled: int
 
 
 class Writing:
@@ -69,42 +82,76 @@ class Writing:
             thread.join()
 
 
-def one_round(members: Sequence[Member], seed: int, seconds: float) -> tuple[int, int, int]:
-    """Kill actors at random while there are writes and watchers; check; return how many revisions,
-    events and kills there were."""
+class Reading:
+    """Reads the history piece by piece, and compacts what it has read."""
+
+    def __init__(self, client: Client, first: int) -> None:
+        self.events: list[Happened] = []
+        self.first = self.next = first
+        self.compacted = 0
+        self._client = client
+
+    def to_end(self) -> int:
+        """Read to the newest revision and return it."""
+        now = self._ask(pb.RangeRequest(key=b"x"))
+        last: int = now.message.header.revision  # type: ignore[union-attr]
+        if last >= self.next:
+            self.events += read(self._client, self.next, last)
+            self.next = last + 1
+        return last
+
+    def compact(self) -> None:
+        """Compact up to the newest revision: a watcher that is behind must be told so."""
+        self.compacted = self.to_end()
+        self._ask(pb.CompactionRequest(revision=self.compacted))
+
+    def _ask(self, request: pb.RangeRequest | pb.CompactionRequest) -> Answer:
+        return self._client.answer(request, timeout=20, wait=True)
+
+
+def one_round(members: Sequence[Member], seed: int, seconds: float) -> Figures:
+    """Kill actors at random while there are writes, compactions and watchers; check."""
     chance = random.Random(seed)
     endpoints = [member.endpoint for member in members]
     kills = 0
+    compactions = 0
     with Client(endpoints[0]) as client:
         first = client.put(PREFIX + b"00", b"begin")
         followings = Followings(endpoints, seed)
         try:
             followings.wait_created()
+            reading = Reading(client, first)
             writing = Writing(endpoints, seed * 100)
             try:
                 end = time.monotonic() + seconds
-                while time.monotonic() < end:
+                while time.monotonic() < end or kills < KILLS_MIN or not compactions:
                     time.sleep(chance.uniform(0.1, 0.6))
                     actors = chance.choice(members).actors()
                     actor = chance.choice(ACTORS)
                     if actor in actors:
                         os.kill(actors[actor], signal.SIGKILL)
                         kills += 1
+                    if chance.random() < COMPACT_CHANCE:
+                        try:
+                            reading.compact()
+                        except CallError:  # the gateway was killed just now
+                            continue
+                        compactions += 1
                 time.sleep(0.3)
             finally:
                 writing.stop()
-            now = client.answer(pb.RangeRequest(key=b"x"), timeout=20, wait=True)
-            last = now.message.header.revision  # type: ignore[union-attr]
-            history = read(client, first, last)
-            there = {(event.revision, event.pair.key) for event in history}
+            last = reading.to_end()
+            there = {(event.revision, event.pair.key) for event in reading.events}
             assert there.issuperset(writing.acknowledged)
-            followings.finish(history)
+            followings.finish(reading.events, reading.compacted)
         finally:
             followings.close()
-    events = sum(len(events) for f in followings.followers for _, events in f.told)
+    followers = followings.followers
+    events = sum(len(events) for f in followers for _, events in f.told)
     assert events > 0
-    assert sum(len(f.bookmarks) for f in followings.followers) > 0
-    return last - first, events, kills
+    assert sum(len(f.bookmarks) for f in followers) > 0
+    cancelled = sum(len(f.gaps) for f in followers)
+    return Figures(last - first, events, kills, compactions, cancelled)
 
 
 @pytest.fixture
@@ -116,16 +163,17 @@ def test_all_guarantees_hold_while_actors_are_killed(member: Member) -> None:
     if not member.is_trouped:
         pytest.skip("only trouped has actors")
     with member:
-        revisions, events, kills = one_round([member], 1, 3.0)
+        found = one_round([member], 1, 3.0)
 
-    assert revisions > 50
-    assert events > revisions
-    assert kills > 3
+    assert found.revisions > 50
+    assert found.events > found.revisions
+    assert found.kills >= KILLS_MIN
+    assert found.compactions > 0
 
 
 def rounds(members: Sequence[Member], seconds: float) -> None:
     """Run rounds for a while and print what there was."""
-    total = [0, 0, 0]
+    total = [0] * len(Figures._fields)
     end = time.monotonic() + seconds
     seed = 0
     while time.monotonic() < end:
@@ -133,7 +181,7 @@ def rounds(members: Sequence[Member], seconds: float) -> None:
         for place, count in enumerate(one_round(members, seed, ROUND_SECONDS)):
             total[place] += count
     print(  # noqa: T201
-        f"{seed} rounds, {total[2]} kills, {total[0]} revisions, {total[1]} events told"
+        f"{seed} rounds: {Figures._make(total)}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -28,7 +29,20 @@ class Told:
     created: str
     events: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
-    revisions: list[list[int]] = field(default_factory=list)  # of each response
+    revisions: list[list[int]] = field(default_factory=list)  # of each response, fragments joined
+    fragments: int = 0
+    _joins: bool = False
+
+    def take(self, events: Sequence[Any], *, fragment: bool) -> None:
+        """Take a response's events."""
+        self.events += [str(event) for event in events]
+        revisions = [event.kv.mod_revision for event in events]
+        if self._joins:
+            self.revisions[-1] += revisions
+        elif revisions:
+            self.revisions.append(revisions)
+        self._joins = fragment
+        self.fragments += fragment
 
 
 class Driver:
@@ -108,9 +122,7 @@ class Driver:
         told = self._living.get((place, response.watch_id))
         if told is None:
             raise AssertionError(f"nobody asked for {response}")
-        told.events += [str(event) for event in response.events]
-        if response.events:
-            told.revisions.append([event.kv.mod_revision for event in response.events])
+        told.take(response.events, fragment=response.fragment)
         if response.canceled:
             told.ended.append(f"{response.compact_revision} {response.cancel_reason}")
             if not response.compact_revision:  # a compacted one keeps its id
