@@ -15,8 +15,10 @@ from storage.events import EventReader, Slice
 
 SLICE_ROWS: Final = 512
 SLICE_BYTES: Final = 256 << 10
-TURN_BYTES: Final = 1 << 20  # to all watchers together: the event loop runs between slices
-TURN_BYTES_MAX: Final = 4 << 20  # the same while it is but a few rows
+# Of a slice to all its watchers together: the event loop runs between slices.
+LIVE_BYTES: Final = 2 << 20
+CURSOR_BYTES: Final = 512 << 10  # these have time, and who writes has not
+FEW_ROWS_BYTES: Final = 4 << 20  # before there are TURN_ROWS_MIN rows
 TURN_ROWS_MIN: Final = 16
 
 
@@ -54,6 +56,7 @@ class Pass:
         self._place = row_id(run.next)
         self._torn = 0  # the revision that is being read in several slices
         self._touched: dict[Group, None] = {}
+        self._bytes = LIVE_BYTES if patient else CURSOR_BYTES
 
     def step(self, reader: EventReader, to: int | None) -> bool:
         """Read one slice, up to revision `to` or the newest; True when done."""
@@ -100,7 +103,7 @@ class Pass:
             key = row[1]
             revision = row[0] >> SUB_BITS
             if revision != last:
-                if last and not self._torn and _is_enough(taken, size):
+                if last and not self._torn and self._is_enough(taken, size):
                     self.end = revision - 1
                     self.complete = False
                     break
@@ -122,9 +125,13 @@ class Pass:
             _add_previous(part, wanted)
         if self._torn:
             return
-        enough = _is_enough(taken, size)
+        enough = self._is_enough(taken, size)
         for run in self.runs:
             run.rows = max(TURN_ROWS_MIN, taken) if enough else min(SLICE_ROWS, 2 * run.rows)
+
+    def _is_enough(self, rows: int, size: int) -> bool:
+        """Whether rows that are `size` bytes to all their watchers are enough for one turn."""
+        return size >= (self._bytes if rows >= TURN_ROWS_MIN else FEW_ROWS_BYTES)
 
     def hand_out(self) -> tuple[list[tuple[Run, Watcher]], list[Sink], int]:
         """Give everybody what was collected.
@@ -159,11 +166,6 @@ class Pass:
         for group in self._touched:
             group.events = []
         self._touched = {}
-
-
-def _is_enough(rows: int, size: int) -> bool:
-    """Whether rows that are `size` bytes to all their watchers are enough for one turn."""
-    return size >= (TURN_BYTES if rows >= TURN_ROWS_MIN else TURN_BYTES_MAX)
 
 
 def _add_previous(part: Slice, wanted: dict[int, tuple[Event, bytes]]) -> None:

@@ -508,7 +508,7 @@ def read_at_once(bench: Bench, rows: int, value: bytes) -> int:
 
 def test_a_slice_for_many_watchers_is_cut_after_what_a_turn_takes() -> None:
     bench = Bench(slice_rows=512)
-    watchers = [bench.watch(b"a") for _ in range(1000)]
+    watchers = [bench.watch(b"a") for _ in range(2000)]
 
     once = read_at_once(bench, 300, bytes(100))
     bench.loop.run()
@@ -537,7 +537,7 @@ def test_watchers_that_a_row_is_not_for_make_no_slice_smaller() -> None:
 
 def test_after_a_cut_no_more_rows_are_read_than_a_turn_takes() -> None:
     bench = Bench(slice_rows=512)
-    for _ in range(1000):
+    for _ in range(2000):
         bench.watch(b"a")
     read_at_once(bench, 300, bytes(100))
     bench.history.rows_read = 0
