@@ -17,7 +17,7 @@ SLICE_ROWS: Final = 512
 SLICE_BYTES: Final = 256 << 10
 # Of a slice to all its watchers together: the event loop runs between slices.
 LIVE_BYTES: Final = 2 << 20
-CURSOR_BYTES: Final = 512 << 10  # these have time, and who writes has not
+CURSOR_BYTES: Final = 128 << 10  # these have time, and who writes has not
 FEW_ROWS_BYTES: Final = 4 << 20  # before there are TURN_ROWS_MIN rows
 TURN_ROWS_MIN: Final = 16
 
