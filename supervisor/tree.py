@@ -36,7 +36,7 @@ APPLIER_ALLOWANCES: Final = {
 }
 RAFT_NODE_ALLOWANCES: Final = {FLUSH_TAG: 10.0, TICK_TAG: 10.0, _TAGS[Durable]: 10.0}
 
-# Writes stand still while one of these is away, and others elect a new leader if it takes long.
+# Clients wait while one of these is away, and others elect a new leader if it takes long.
 SOON: Final = 0.1
 STORAGE_FAILED: Final = frozenset({STORAGE_EXIT_CODE})
 
@@ -75,6 +75,7 @@ STAGE: Final = (
     ChildSpec(
         name="lessor",
         module="actors.lessor",
+        backoff_max=SOON,
         exit_code=83,
         reason="lease clocks only; state is in the database",
         oom_score_adj=100,
@@ -104,6 +105,7 @@ def gateway(slot: int) -> ChildSpec:
     return ChildSpec(
         name=f"gateway-{slot}",
         module="actors.gateway",
+        backoff_max=SOON,
         exit_code=87,
         reason="holds clients' memory: the first to go when there is none left",
         oom_score_adj=500,
