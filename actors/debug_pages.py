@@ -6,8 +6,9 @@ may take milliseconds (memory maps, questions to other processes) runs on thread
 event loop never waits for it.
 
     /debug/actors                         the page
-    /debug/actors/tree.json top.json edges.json events.json explain.json crashes.json
+    /debug/actors/tree.json top.json edges.json events.json explain.json slow.json crashes.json
     /debug/actors/recorder/ACTOR.json state/ACTOR.json peek/ACTOR.json tap/ACTOR.json
+    /debug/actors/crash/REPORT.json       a crash report, whole
     /debug/actors/events?stream tap/ACTOR?stream   server-sent events, see debug_streams.py
     /debug/actors/faults                           GET: whether there are any; POST: one
 """
@@ -92,6 +93,7 @@ class ActorPages:
             "edges": self._edge_rows,
             "events": self._events,
             "explain": lambda: explain.explain(self._view(), limit=SLOWEST),
+            "slow": lambda: explain.kept(self._view()),
             "crashes": lambda: crash.listing(self._view()),
         }
         self._of_actor: dict[str, Callable[[str], Any]] = {
@@ -119,6 +121,8 @@ class ActorPages:
         try:
             if not name:
                 return self._later(request, self._whole[kind])
+            if kind == "crash":
+                return self._later(request, lambda: self._report(name))
             of_actor = self._of_actor[kind]
             if name not in self._view().board.names:
                 return NOT_FOUND
@@ -194,6 +198,9 @@ class ActorPages:
             raise ObserveError("root does not answer")
         events: list[dict[str, Any]] = answer["events"]
         return events
+
+    def _report(self, name: str) -> dict[str, Any]:
+        return crash.load(crash.crash_directory(Path(self._view().info["data_dir"])), name)
 
     def _tap(self, name: str) -> list[dict[str, Any]]:
         """Return what passes within a second; never values."""

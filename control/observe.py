@@ -119,7 +119,6 @@ class MemberView:
         board = self.board
         pid = board.get(name, Cell.PID)
         tag = board.get(name, Cell.TAG)
-        since_ns = board.get(name, Cell.SINCE_NS)
         edges = [self.edge(sender, name) for sender in board.names]
         return Sample(
             name=name,
@@ -130,7 +129,7 @@ class MemberView:
             last_exit=board.get(name, Cell.LAST_EXIT),
             depth=sum(edge.depth for edge in edges),
             doing=self._tags.get(str(tag), f"message {tag}") if tag else "",
-            doing_seconds=max(0.0, (time.monotonic_ns() - since_ns) / 1e9) if tag else 0.0,
+            doing_seconds=doing_seconds(board, name),
             handled=sum(edge.handled for edge in edges),
             handled_items=sum(edge.handled_items for edge in edges),
             batches=board.get(name, Cell.BATCHES),
@@ -160,29 +159,18 @@ class MemberView:
 
         A sender remembers its last messages only: there may be older ones than these.
         """
-        found: list[Waiting] = []
-        now, position = time.monotonic_ns(), self.board.position(name)
-        for sender in self.board.names:
-            edge = self.edge(sender, name)
-            if not edge.depth:
-                continue
-            expected, oldest = edge.sent - 1, edge.sent - edge.depth
-            for record in reversed(records(self.board, sender)):
-                if record.kind != Kind.OUT or record.peer != position:
-                    continue
-                if record.sequence != expected or expected < oldest:
-                    break
-                expected -= 1
-                found.append(
-                    Waiting(
-                        sender=sender,
-                        type=self.type_name(record.tag),
-                        sequence=record.sequence,
-                        items=record.items,
-                        bytes=record.size,
-                        age_seconds=max(0.0, (now - record.time_ns) / 1e9),
-                    )
-                )
+        now = time.monotonic_ns()
+        found = [
+            Waiting(
+                sender=sender,
+                type=self.type_name(record.tag),
+                sequence=record.sequence,
+                items=record.items,
+                bytes=record.size,
+                age_seconds=max(0.0, (now - record.time_ns) / 1e9),
+            )
+            for sender, record in undelivered(self.board, name)
+        ]
         return sorted(found, key=lambda waiting: -waiting.age_seconds)
 
     def edge(self, sender: str, receiver: str) -> EdgeSample:
@@ -208,6 +196,31 @@ class MemberView:
         names = self.board.names
         found = [self.edge(sender, receiver) for sender in names for receiver in names]
         return [edge for edge in found if edge.stream or edge.dropped]
+
+
+def undelivered(board: Board, receiver: str) -> Iterator[tuple[str, Record]]:
+    """Yield (sender, its record) of what an actor was sent and has not handled, newest first."""
+    position = board.position(receiver)
+    for sender in board.names:
+        depth = board.edge_depth(sender, receiver)
+        if not depth:
+            continue
+        sent = board.words[board.edge(sender, receiver) + Edge.SENT]
+        expected = sent - 1
+        for record in reversed(records(board, sender)):
+            if record.kind != Kind.OUT or record.peer != position:
+                continue
+            if record.sequence != expected or expected < sent - depth:
+                break
+            expected -= 1
+            yield sender, record
+
+
+def doing_seconds(board: Board, name: str) -> float:
+    """Return for how long an actor has been at its message, 0 when it is at none."""
+    if not board.get(name, Cell.TAG):
+        return 0.0
+    return max(0.0, (time.monotonic_ns() - board.get(name, Cell.SINCE_NS)) / 1e9)
 
 
 def exit_words(status: int) -> str:

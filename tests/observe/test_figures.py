@@ -101,6 +101,10 @@ def test_a_known_flood_of_a_suspended_actor_is_shown_exactly_everywhere(
     at_least, row = waits(view), named(ctl(capsys, view, "top"), RECEIVER)
     page = named(json.loads(got(member, "/debug/actors/top.json"))["actors"], RECEIVER)
     prometheus = scraped(member, "trouped_actor_mailbox_depth", actor=RECEIVER)
+    oldest, current = (
+        scraped(member, f"trouped_actor_{which}_message_seconds", actor=RECEIVER)
+        for which in ("oldest", "current")
+    )
     at_most = waits(view)
     (edge,) = [
         edge
@@ -115,6 +119,8 @@ def test_a_known_flood_of_a_suspended_actor_is_shown_exactly_everywhere(
         assert shown["handled_per_second"] == 0.0
         assert shown["doing"] == "local message"
     assert prometheus == others + FLOOD
+    assert 0.0 < oldest <= view.sample(RECEIVER).oldest_seconds
+    assert 0.0 < current <= view.sample(RECEIVER).doing_seconds
     assert (edge["sent"], edge["depth"]) == (before.sent + FLOOD, before.depth + FLOOD)
     assert edge["handled"] == before.handled
     assert (
@@ -167,6 +173,9 @@ def test_an_actor_stuck_in_a_message_is_shown_by_its_name_everywhere_then_replac
         if found["actor"] == "applier" and found["incarnation"] == incarnation
     ]
     report = crash.load(crash.crash_directory(Path(member.data_dir)), reports[0]["name"])
+    assert json.loads(got(member, f"/debug/actors/crash/{reports[0]['name']}.json")) == report
+    assert scraped(member, "trouped_actor_incarnation", actor="applier") > incarnation
+    assert scraped(member, "trouped_actor_cpu_seconds_total", actor="raft-node") > 0.0
     assert report["doing"] == "Apply"
     assert report["stuck_seconds"] > 1.0
     assert "in before" in report["traceback"]

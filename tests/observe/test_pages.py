@@ -78,6 +78,7 @@ def test_edges_events_slow_requests_and_crashes_are_served(member: Member) -> No
     assert "started" in {event["event"] for event in get(member, "/events.json")}
     assert {one["kind"] for one in explained["slowest"]} >= {"write"}
     assert get(member, "/crashes.json") == []
+    assert get(member, "/slow.json")["slow"] == 0
 
 
 @pytest.mark.e2e
