@@ -81,6 +81,7 @@ class LessorActor(Actor):
         self._must_read = False
         self._worked_at = boottime_ns()
         self._quiet_until = 0
+        self._left_out_until = 0  # one stall may be noticed twice
         self._reader: LeaseReader | None = None
         self._generation = 0
         self._answers: dict[str, tuple[list[int], list[int]]] = {}
@@ -139,10 +140,11 @@ class LessorActor(Actor):
         self.log.info("lessor is primary", term=grant.term, leases=len(leases), kept=len(kept))
 
     def _be_quiet(self, now: int, gap: int) -> None:
-        """Nobody could be heard for a while: let keep-alives come before anything expires."""
+        """Nobody could be heard for a while: it does not count, and keep-alives come first now."""
         if gap > STALL_NS:
             self._quiet_until = max(self._quiet_until, now + min(gap, self._extend))
-            self._core.postpone(self._quiet_until)
+            self._core.postpone(min(gap, now - self._left_out_until))
+            self._left_out_until = now
 
     # --- the database -----------------------------------------------------------------------------
 

@@ -244,6 +244,10 @@ class RaftNode(Actor):
         """The database file covers an index: record it, and let go of log it makes needless."""
         if message.applied_index > self._applied_index:  # the applier's own word is still to come
             self._early_durable = message
+        elif message.applied_index > self._node.raft.log.applied:
+            # Applied by what a raft node before this one gave out: the core has to pass it first,
+            # for which it needs these entries. Another checkpoint follows.
+            return
         elif self._log.cover(message, self._words[self._applier + ApplierMetric.REQUESTS]):
             self.metric(RaftMetric.SNAPSHOT_INDEX, self._log.snapshot_index)
             first_index = self._storage.first_index()

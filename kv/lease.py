@@ -141,14 +141,14 @@ class Lessor:
         self._pending = {}
         self._resets = {}
 
-    def postpone(self, until: int) -> None:
-        """Let no lease expire before `until`: keep-alives could not be heard for a while.
+    def postpone(self, gap: int) -> None:
+        """Leave out a time in which no keep-alive could be heard: each lease has left what it had.
 
         A lease whose revocation is under way has expired for good.
         """
         for clock in self.clocks.values():
-            if clock.expiry < until and not clock.pending:
-                clock.expiry = until
+            if not clock.pending:
+                clock.expiry += gap
                 self._keeper.keep(clock)
 
     # --- what the state machine did ---------------------------------------------------------------
