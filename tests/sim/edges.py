@@ -97,7 +97,7 @@ class Edges:
             world.chance.uniform(2e-5, 2e-4) if world.often(0.97) else world.chance.random() / 30
         )
         at = edge.busy_until = max(edge.busy_until, world.now + delay)
-        world.after(at - world.now, self._deliver, sender, receiver, edge.epoch, message)
+        world.at(at, self._deliver, sender, receiver, edge.epoch, message)
         return True
 
     def _deliver(self, sender: str, receiver: str, epoch: int, message: object) -> None:

@@ -190,7 +190,7 @@ class Process:
         due = self.member.world_time(self.inbox.next_tick) + 1e-6
         if self._tick_at < 0 or due < self._tick_at:
             self._tick_at = max(due, self.world.now)
-            self.world.after(self._tick_at - self.world.now, self._wake, self.incarnation)
+            self.world.at(self._tick_at, self._wake, self.incarnation)
 
     def _wake(self, incarnation: int) -> None:
         if incarnation == self.incarnation and self.actor is not None:
@@ -201,7 +201,7 @@ class Process:
         if incarnation != self.incarnation or self.actor is None:
             return
         if self.frozen_until > self.world.now:
-            self.world.after(self.frozen_until - self.world.now, self._turn, incarnation)
+            self.world.at(self.frozen_until, self._turn, incarnation)
             return
         self._turn_at = -1.0
         actor = self.actor

@@ -38,8 +38,15 @@ class World:
 
     def after(self, delay: float, action: Callable[..., None], *arguments: Any) -> None:
         """Have something happen `delay` seconds from now."""
+        self.at(self.now + delay, action, *arguments)
+
+    def at(self, when: float, action: Callable[..., None], *arguments: Any) -> None:
+        """Have something happen at a moment.
+
+        What must stay in order asks for moments: now + (when - now) may round to less than `when`.
+        """
         self._number += 1
-        heapq.heappush(self._heap, (self.now + delay, self._number, action, arguments))
+        heapq.heappush(self._heap, (when, self._number, action, arguments))
 
     def run(self, until: float, done: Callable[[], bool] | None = None) -> bool:
         """Let things happen up to a moment, or until `done`; return whether it was."""
