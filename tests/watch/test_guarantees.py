@@ -7,7 +7,8 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,7 +93,7 @@ class Reading:
         self._client = client
 
     def to_end(self) -> int:
-        """Read to the newest revision and return it."""
+        """Read to the newest revision and return it. Raises CallError."""
         now = self._ask(pb.RangeRequest(key=b"x"))
         last: int = now.message.header.revision  # type: ignore[union-attr]
         if last >= self.next:
@@ -101,12 +102,26 @@ class Reading:
         return last
 
     def compact(self) -> None:
-        """Compact up to the newest revision: a watcher that is behind must be told so."""
+        """Compact up to the newest revision: a watcher that is behind must be told so.
+
+        Raises CallError when the gateway dies meanwhile; it may be compacted nevertheless.
+        """
         self.compacted = self.to_end()
         self._ask(pb.CompactionRequest(revision=self.compacted))
 
     def _ask(self, request: pb.RangeRequest | pb.CompactionRequest) -> Answer:
-        return self._client.answer(request, timeout=20, wait=True)
+        answer = self._client.answer(request, timeout=20, wait=True)
+        if not answer.ok:
+            raise CallError(answer)
+        return answer
+
+
+def patiently(read_all: Callable[[], int]) -> int:
+    """Read once the last gateway that was killed is replaced."""
+    for _ in range(10):
+        with suppress(CallError):
+            return read_all()
+    return read_all()
 
 
 def one_round(members: Sequence[Member], seed: int, seconds: float) -> Figures:
@@ -140,7 +155,7 @@ def one_round(members: Sequence[Member], seed: int, seconds: float) -> Figures:
                 time.sleep(0.3)
             finally:
                 writing.stop()
-            last = reading.to_end()
+            last = patiently(reading.to_end)
             there = {(event.revision, event.pair.key) for event in reading.events}
             assert there.issuperset(writing.acknowledged)
             followings.finish(reading.events, reading.compacted)
