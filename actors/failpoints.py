@@ -1,10 +1,13 @@
 """Failpoints as in gofail: named places in the actors where a test may make something happen.
 
-Root arms them (supervisor.gofail), only when it was started with GOFAIL_HTTP or GOFAIL_FAILPOINTS;
-every actor reads them from a file in the run directory. The file has a word that grows with every
-change, and how often each term has acted: so `3*panic` acts three times in all, across the restarts
-it causes. An actor that nobody armed pays for a function call and one comparison at each point, and
-there are a few points in a batch, none in a request.
+Root arms them (supervisor.gofail), only when it was started with --enable-faults and GOFAIL_HTTP or
+GOFAIL_FAILPOINTS; every actor reads them from a file in the run directory. The file has a word that
+grows with every change, and how often each term has acted: so `3*panic` acts three times in all,
+across the restarts it causes. An actor that nobody armed pays for a function call and one
+comparison at each point, and there are a few points in a batch, none in a request.
+
+Every point ends by itself: with its terms stands the moment (CLOCK_MONOTONIC, the same for all
+processes) after which each actor passes it over and wakes from its sleep, root or no root.
 
 Terms are gofail's: `<modifier>* action [(value)]`, chained by `->`; a modifier is a count `3*` or a
 chance `25.0%`, an action one of panic, sleep, return, print, break, off. The first term whose
@@ -15,6 +18,7 @@ process's descriptors, and panics where there is no gdb.
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 import random
@@ -151,6 +155,7 @@ class Failpoints:
         *,
         chance: Callable[[], float] = random.random,
         sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
         debugger: str = DEBUGGER,
     ) -> None:
         """`progress` is called while a point sleeps: that is on purpose, the actor isn't stuck."""
@@ -159,9 +164,11 @@ class Failpoints:
         self._progress = progress
         self._chance = chance
         self._sleep = sleep
+        self._clock = clock
         self._debugger = debugger
         self._generation = 0
-        self._terms: dict[str, tuple[Term, ...]] = {}
+        self._terms: dict[str, tuple[tuple[Term, ...], float]] = {}
+        """Of each active point its terms, and until when it is active."""
 
     def hit(self, name: str) -> Any:
         """Do what is ordered here. Raises FailpointPanicError; returns the value of a `return`."""
@@ -169,13 +176,15 @@ class Failpoints:
         if generation != self._generation:
             self._generation = generation
             self._terms = {
-                point: parse_terms(text)
-                for point, text in json.loads(self._path.read_text()).items()
+                point: (parse_terms(text), until)
+                for point, (text, until) in json.loads(self._path.read_text()).items()
             }
-        terms = self._terms.get(name)
-        return None if terms is None else self._act(name, terms)
+        active = self._terms.get(name)
+        if active is None or self._clock() >= active[1]:
+            return None
+        return self._act(name, *active)
 
-    def _act(self, name: str, terms: tuple[Term, ...]) -> Any:
+    def _act(self, name: str, terms: tuple[Term, ...], until: float) -> Any:
         words, slot = self._counts.words, self._counts.slot(name)
         for number, term in enumerate(terms, 1):
             if term.times is not None and words[slot + number] >= term.times:
@@ -183,23 +192,23 @@ class Failpoints:
             words[slot + number] += 1
             if all(self._chance() <= likelihood for likelihood in term.chances):
                 words[slot] += 1
-                return self._do(name, term)
+                return self._do(name, term, until)
         return None
 
-    def _do(self, name: str, term: Term) -> Any:
+    def _do(self, name: str, term: Term, until: float) -> Any:
         if term.action == "panic":
             said = name if term.value is None else term.value
             raise FailpointPanicError(f"failpoint panic: {said}")
         if term.action == "print":
             os.write(1, f"failpoint print: {name}\n".encode())
         elif term.action == "sleep":
-            self._wait(term.value / 1000 if isinstance(term.value, int) else 0.0)
+            self._wait(term.value / 1000 if isinstance(term.value, int) else 0.0, until)
         elif term.action == "break":
             self._break()
         return term.value if term.action == "return" else None
 
-    def _wait(self, left: float) -> None:
-        while left > 0:
+    def _wait(self, left: float, until: float = math.inf) -> None:
+        while left > 0 and self._clock() < until:
             self._progress()
             self._sleep(min(left, SLEEP_SLICE_SECONDS))
             left -= SLEEP_SLICE_SECONDS

@@ -591,6 +591,7 @@ class RaftNode(Actor):
             "sent_index": self._feed.sent_index,
             "last_index": self._storage.last_index(),
             "outstanding_bytes": self._feed.outstanding_bytes,
+            "copies_dropped": self._intake.copies.dropped,
         }
 
 

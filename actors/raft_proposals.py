@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from actors.raft_copies import Copies
 from raft.errors import ProposalDroppedError
 
 WAITING_BYTES_MAX: Final = 64 << 20
@@ -33,6 +34,10 @@ class Proposals:
     def add(self, batch: bytes, *, urgent: bool = False) -> None:
         """Take one batch; an urgent one goes before all others."""
         self._batches.insert(0 if urgent else len(self._batches), batch)
+
+    def leave_out(self, copies: Copies) -> None:
+        """Forget what the leader's log holds already."""
+        self._batches = copies.left_out(self._batches)
 
     def propose(self, proposer: Proposer) -> int:
         """Propose all; what can't be proposed now waits as far as there is room.

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Final
 
+from actors.raft_copies import Copies
 from actors.raft_outbox import Outbox
 from actors.raft_proposals import Proposals
 from actors.raft_reads import ReadsAsked
@@ -64,6 +65,7 @@ class Intake:
         self._step = step
         self._entry_rounds = Rounds()
         self._read_rounds = Rounds()
+        self.copies = Copies()
         self._props: list[MsgProp] = []
         self._asked: list[MsgReadIndex] = []
 
@@ -105,15 +107,29 @@ class Intake:
     def _take_up_entries(self, now: float, *, leads: bool) -> int:
         log = self._node.raft.log
         before = log.last_index()
+        if leads:
+            self.copies.look(self._node.raft)
+            self._proposals.leave_out(self.copies)
         dropped = self._proposals.propose(self._node)
         props, self._props = self._props, []
         for prop in props:
-            self._step(prop)
             if leads:
+                self._step_new(prop)
                 self._outbox.forwarded(prop.from_, log.last_index())
+            else:
+                self._step(prop)
         if leads and log.last_index() > before:
             self._entry_rounds.begun(log.last_index(), now)
         return dropped
+
+    def _step_new(self, prop: MsgProp) -> None:
+        """As leader step what is new of a proposal."""
+        self.copies.look(self._node.raft)
+        entries = self.copies.left_out_of(prop.entries)
+        if len(entries) == len(prop.entries):
+            self._step(prop)
+        elif entries:
+            self._step(MsgProp(prop.to, prop.from_, prop.term, entries))
 
     def _take_up_reads(self, now: float, *, leads: bool) -> None:
         asked, self._asked = self._asked, []

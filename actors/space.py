@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+from storage.files import default_files
+
 BALLAST_BYTES: Final = 64 << 20
 SHARE_OF_DISK: Final = 50  # at most a fiftieth of the file system: small disks get a small ballast
 
@@ -19,6 +21,7 @@ class Ballast:
     """The ballast file of one data directory."""
 
     def __init__(self, directory: Path) -> None:
+        self._files = default_files()
         self._path = directory / "ballast"
         self._present = self._path.exists()
 
@@ -33,7 +36,7 @@ class Ballast:
             return True
         disk = os.statvfs(self._path.parent)
         size = min(BALLAST_BYTES, disk.f_blocks * disk.f_frsize // SHARE_OF_DISK)
-        if disk.f_bavail * disk.f_frsize < 2 * size:
+        if self._files.free_bytes(self._path.parent) < 2 * size:
             return False
         descriptor = os.open(self._path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         try:
@@ -53,6 +56,6 @@ class Ballast:
         if not self._present:
             return 0
         size = self._path.stat().st_size
-        self._path.unlink()
+        self._files.unlink(self._path)
         self._present = False
         return size

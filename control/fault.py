@@ -77,7 +77,7 @@ def inject(view: MemberView, verb: str, target: str, **arguments: Any) -> dict[s
         sender, _, receiver = target.partition(":")
         return _asked(view, sender, verb, known | {"to": receiver})
     if verb in DISK:
-        return _asked(view, "root", verb, known)
+        return _asked(view, "root", verb, known | ({"actor": target} if target else {}))
     if target not in (*view.board.names, "zygote"):
         raise ObserveError(f"no actor {target!r}; there are {', '.join(view.actors())}")
     if verb == "resume":  # of a freeze, then of a suspension or a hang

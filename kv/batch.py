@@ -8,10 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
+from typing import Final
 
 import msgpack
 
 from raft.message import message
+
+FIXARRAY: Final = 0x90
+"""The high bits of the byte that begins a msgpack array of up to 15 fields."""
+HEAD_BYTES: Final = 1 + 3 * 9
+"""That byte and three integers, of 9 bytes at most each."""
 
 
 class Op(IntEnum):
@@ -70,6 +76,18 @@ def encode_batch(
     assert len(ops) == len(requests), f"{len(ops)} ops for {len(requests)} requests"
     data: bytes = msgpack.packb((session, mark, first_id, ops, requests))
     return data
+
+
+def batch_name(data: bytes) -> bytes | None:
+    """Return what tells a batch of a session from all others, copies of it apart; None without one.
+
+    Its first bytes, undecoded: they hold the session, the mark and the first id entirely, and a
+    session gives each number to one batch for ever. Openings and marks, which have no number, are
+    copies of each other if they are equal there. Batches of session 0 have no name.
+    """
+    if len(data) < 2 or data[0] & 0xF0 != FIXARRAY or not data[1]:
+        return None
+    return data[:HEAD_BYTES]
 
 
 def decode_batch(data: bytes) -> Batch:

@@ -125,16 +125,20 @@ class Faults:
 
     # --- disk and peers ---------------------------------------------------------------------------
 
-    def fsync_slow(self, ms: float, seconds: float = SECONDS) -> None:
-        """Make every sync take so much longer."""
-        self._inject("fsync-slow", "", seconds, ms=ms)
+    def fsync_slow(self, ms: float, seconds: float = SECONDS, *, actor: str = "") -> None:
+        """Make every sync, or those of one actor, take so much longer."""
+        self._inject("fsync-slow", actor, seconds, ms=ms)
 
-    def fsync_fail(self, seconds: float = SECONDS) -> None:
-        """Fail every sync with EIO: the member ends with exit code 74."""
-        self._inject("fsync-fail", "", seconds)
+    def fsync_fail(self, seconds: float = SECONDS, *, actor: str = "") -> None:
+        """Fail every sync, or those of one actor, with EIO: the member ends with exit code 74.
+
+        The raft node syncs in every batch, the snapshotter at a checkpoint, the applier when the
+        database's log begins anew; no other actor does, and to name it is refused.
+        """
+        self._inject("fsync-fail", actor, seconds)
 
     def disk_full(self, seconds: float = SECONDS) -> None:
-        """Let no file of the log grow: ENOSPC. What is written ahead goes on."""
+        """Let no file of the log or the database grow: ENOSPC. What is allocated can be written."""
         self._inject("disk-full", "", seconds)
 
     def cut(self, peer: str = "", seconds: float = SECONDS) -> None:

@@ -224,7 +224,7 @@ def open_snapshot(path: Path) -> apsw.Connection:
     flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
     try:
         connection = apsw.Connection(
-            f"{path.absolute().as_uri()}?immutable=1", flags=flags, vfs=default_vfs()
+            f"{path.absolute().as_uri()}?immutable=1", flags=flags, vfs=default_vfs(writable=False)
         )
     except apsw.CantOpenError as error:
         raise DatabaseError(f"{path} can't be opened: {error}") from error
@@ -242,7 +242,8 @@ def _connect(path: Path, *, writable: bool, make: bool = False) -> apsw.Connecti
     if make:
         flags |= apsw.SQLITE_OPEN_CREATE
     try:
-        connection = apsw.Connection(os.fspath(path), flags=flags, vfs=default_vfs())
+        vfs = default_vfs(writable=writable)
+        connection = apsw.Connection(os.fspath(path), flags=flags, vfs=vfs)
     except apsw.CantOpenError as error:
         raise DatabaseError(f"{path} can't be opened: {error}") from error
     connection.set_busy_timeout(BUSY_MILLISECONDS)

@@ -16,6 +16,8 @@ from typing import Protocol
 
 RECORD_VARIABLE = "TROUPED_RECORD_IO"
 FAULT_VARIABLE = "TROUPED_FAULT_IO"
+ACTOR_VARIABLE = "TROUPED_ACTOR"
+"""Set in each actor's own process: faults can be ordered for one."""
 SCALE_VARIABLE = "TROUPED_DISK_SCALE"
 
 
@@ -79,6 +81,10 @@ class Files(Protocol):
 
     def list(self, path: Path) -> list[str]:
         """Return the names in a folder, sorted."""
+        ...
+
+    def free_bytes(self, path: Path) -> int:
+        """Return how much the file system of a folder has room for."""
         ...
 
 
@@ -156,6 +162,11 @@ class OsFiles:
     def list(self, path: Path) -> list[str]:
         """See Files."""
         return sorted(os.listdir(path))
+
+    def free_bytes(self, path: Path) -> int:
+        """See Files."""
+        disk = os.statvfs(path)
+        return disk.f_bavail * disk.f_frsize
 
 
 def default_files() -> Files:

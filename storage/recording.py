@@ -30,7 +30,7 @@ from typing import Any, Final
 import apsw
 import msgpack
 
-from storage.files import RECORD_VARIABLE, OsFiles
+from storage.files import ACTOR_VARIABLE, FAULT_VARIABLE, RECORD_VARIABLE, OsFiles
 
 JOURNAL_NAME: Final = "journal"
 FRAME: Final = struct.Struct("<II")
@@ -261,10 +261,18 @@ def recording_vfs(journal: Journal) -> str:
     return name
 
 
-def default_vfs() -> str | None:
-    """Return the VFS a member's process should open its database with; None is SQLite's own."""
-    directory = os.environ.get(RECORD_VARIABLE)
-    return _default_vfs(directory, os.getpid()) if directory else None
+def default_vfs(*, writable: bool = True) -> str | None:
+    """Return the VFS a member's process should open its database with; None is SQLite's own.
+
+    Chosen by the environment as files.default_files() is.
+    """
+    if directory := os.environ.get(RECORD_VARIABLE):
+        return _default_vfs(directory, os.getpid())
+    if writable and (control := os.environ.get(FAULT_VARIABLE)):
+        from storage.faults import faulty_vfs
+
+        return faulty_vfs(Path(control), os.environ.get(ACTOR_VARIABLE, ""))
+    return None
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Faults only root can inject: signals to its children, and a disk that is slow or fails.
+"""Faults only root can inject: signals to its children, and a disk that is slow, fails or is full.
 
 On members started with --enable-faults. Runs on root's control thread and on timers; signals go
 through a pidfd, so a process that has been reaped meanwhile is never mistaken for another.
@@ -21,6 +21,8 @@ from actors.faults import FOR_SECONDS_MAX, REFUSED, BadFaultError, number_of, se
 
 DISK_FILE: Final = "disk-faults"
 """Name, in the run directory, of the control file of storage.faults."""
+SYNCING: Final = ("raft-node", "applier", "snapshotter")
+"""Who syncs a file: the log, the database's log when it begins anew, the database's checkpoints."""
 
 
 class RootFaults:
@@ -37,7 +39,10 @@ class RootFaults:
         """Of `_frozen`: a timer thaws too."""
 
     def order(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer `fault`: {verb, actor, for, ms, at_start} -> {pid} or {for}."""
+        """Answer `fault`: {verb, actor, for, ms, at_start} -> {pid} or {for}.
+
+        Of the orders for the disk those for syncs may name an actor.
+        """
         if not self._enabled:
             return {"error": REFUSED}
         try:
@@ -64,7 +69,22 @@ class RootFaults:
         }
         if verb not in orders:
             return {"error": f"no such fault: {verb!r}"}
-        return self._break_disk(orders[verb], seconds)
+        actor = "" if verb == "heal" else request.get("actor") or ""
+        return self._break_disk(orders[verb] | self._only(str(verb), str(actor)), seconds)
+
+    def _only(self, verb: str, actor: str) -> dict[str, Any]:
+        """Return what restricts an order for the disk to one actor. Raises BadFaultError."""
+        if not actor:
+            return {}
+        if verb == "disk-full":
+            raise BadFaultError("a disk is full for the whole member")
+        try:
+            self._pid_of(actor)
+        except KeyError:
+            raise BadFaultError(f"no actor {actor!r}") from None
+        if actor not in SYNCING:
+            raise BadFaultError(f"{verb} does not apply to {actor}: it syncs no file")
+        return {"actor": actor}
 
     def crashes_at_start(self, actor: str) -> bool:
         """Whether this actor was told to crash at every start; any thread may ask."""

@@ -1,9 +1,11 @@
 """gofail's HTTP protocol and environment, so that suites which drive etcd by it can drive trouped.
 
-Only with GOFAIL_HTTP (host:port, served by root; without a host on loopback alone) or
-GOFAIL_FAILPOINTS (`name=terms;name=terms`) in the environment; actors.failpoints has the points and
-acts. Status codes and texts are gofail's (runtime/http.go): GET / lists `name=terms` lines, GET
-/name and GET /name/count tell, PUT /name activates, PUT /failpoints many, DELETE /name ends one.
+Only on a member with --enable-faults, and with GOFAIL_HTTP (host:port, served by root; without a
+host on loopback alone) or GOFAIL_FAILPOINTS (`name=terms;name=terms`) in the environment;
+actors.failpoints has the points and acts. As every fault a point ends by itself: after
+POINT_SECONDS or what TROUPED_FAILPOINT_SECONDS says; a PUT begins it anew. Status codes and texts
+are gofail's (runtime/http.go): GET / lists `name=terms` lines, GET /name and GET /name/count tell,
+PUT /name activates, PUT /failpoints many, DELETE /name ends one.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
@@ -27,11 +30,16 @@ from actors.failpoints import (
     FailpointTermError,
     parse_terms,
 )
+from actors.faults import REFUSED, seconds_of
 from supervisor.errors import StartError
 from supervisor.go_syntax import SECOND, parse_duration
 from supervisor.logs import LogSink
 from supervisor.urls import split_host_port
 
+SECONDS_VARIABLE: Final = "TROUPED_FAILPOINT_SECONDS"
+POINT_SECONDS: Final = 60.0
+"""How long a point is active; longer than other faults, since gofail knows no end."""
+NOT_ARMED: Final = "GOFAIL_HTTP and GOFAIL_FAILPOINTS are ignored: "
 BODY_BYTES_MAX: Final = 64 << 10
 TIMEOUT_SECONDS: Final = 10.0
 LOOPBACK: Final = "127.0.0.1"
@@ -45,14 +53,22 @@ class FailpointRefusedError(ValueError):
 
 
 class FailpointTable:
-    """Root's side of the points: what is active. Any thread may use it."""
+    """Root's side of the points: what is active, and until when. Any thread may use it."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        seconds: float = POINT_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """A point is active for so many seconds of `clock`, which actors share."""
         self._path = run_dir / TERMS_FILE
         self._path.write_text("{}")
         self._counts = Counts(run_dir / FILE, create=True)
         self._lock = threading.Lock()
-        self._active: dict[str, str] = {}
+        self._active: dict[str, tuple[str, float]] = {}
+        self._seconds = seconds
+        self._clock = clock
 
     def enable(self, wanted: Mapping[str, str]) -> None:
         """Activate points; their counts begin anew. Raises FailpointRefusedError."""
@@ -63,7 +79,7 @@ class FailpointTable:
                     parse_terms(_in_milliseconds(text))
                 except FailpointTermError as error:
                     raise FailpointRefusedError(str(error)) from None
-                self._active[name] = text
+                self._active[name] = text, self._clock() + self._seconds
                 slot = self._counts.slot(name)
                 for word in range(slot, slot + SLOT_WORDS):
                     self._counts.words[word] = 0
@@ -73,6 +89,7 @@ class FailpointTable:
         """End a point. Raises FailpointRefusedError."""
         with self._lock:
             _known(name)
+            self._forget_expired()
             if self._active.pop(name, None) is None:
                 raise FailpointRefusedError(DISABLED)
             self._publish()
@@ -81,19 +98,29 @@ class FailpointTable:
         """Return a point's terms and how often they have acted. Raises FailpointRefusedError."""
         with self._lock:
             _known(name)
+            self._forget_expired()
             if name not in self._active:
                 raise FailpointRefusedError(DISABLED)
-            return self._active[name], self._counts.words[self._counts.slot(name)]
+            return self._active[name][0], self._counts.words[self._counts.slot(name)]
 
     def listing(self) -> str:
         """Return all points, a line each."""
         with self._lock:
-            return "".join(f"{name}={self._active.get(name, '')}\n" for name in sorted(POINTS))
+            self._forget_expired()
+            terms = {name: text for name, (text, _) in self._active.items()}
+            return "".join(f"{name}={terms.get(name, '')}\n" for name in sorted(POINTS))
+
+    def _forget_expired(self) -> None:
+        """Actors see the moment for themselves; nobody has to be told."""
+        now = self._clock()
+        self._active = {
+            name: (text, end) for name, (text, end) in self._active.items() if now < end
+        }
 
     def _publish(self) -> None:
         """Write the terms, then let actors know: a reader of the new number finds them."""
         partial = self._path.with_suffix(".new")
-        terms = {name: _in_milliseconds(text) for name, text in self._active.items()}
+        terms = {name: (_in_milliseconds(text), end) for name, (text, end) in self._active.items()}
         partial.write_text(json.dumps(terms))
         partial.rename(self._path)
         self._counts.words[0] += 1
@@ -198,15 +225,20 @@ class _Handler(BaseHTTPRequestHandler):
 class Gofail:
     """What root does for gofail, for as long as it lives."""
 
-    def __init__(self, run_dir: Path, environ: Mapping[str, str], sink: LogSink) -> None:
-        """Arm the points before the first child starts. Raises StartError."""
+    def __init__(
+        self, run_dir: Path, environ: Mapping[str, str], sink: LogSink, *, enabled: bool
+    ) -> None:
+        """Arm the points before the first child starts, if `enabled`. Raises StartError."""
         self.table: FailpointTable | None = None
         self.address = ""
         self._server: ThreadingHTTPServer | None = None
         wanted, listen = environ.get("GOFAIL_FAILPOINTS", ""), environ.get("GOFAIL_HTTP", "")
         if not (wanted or listen):
             return
-        self.table = FailpointTable(run_dir)
+        if not enabled:
+            sink.log("error", NOT_ARMED + REFUSED)
+            return
+        self.table = FailpointTable(run_dir, _seconds(environ.get(SECONDS_VARIABLE, "")))
         try:
             self.table.enable(parse_failpoints(wanted))
         except FailpointRefusedError as error:
@@ -235,6 +267,14 @@ class Gofail:
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
+
+
+def _seconds(text: str) -> float:
+    """Return how long points are active. Raises StartError."""
+    try:
+        return seconds_of({"for": text or POINT_SECONDS})
+    except ValueError as error:
+        raise StartError(f"{SECONDS_VARIABLE}: {error}") from None
 
 
 def _is_loopback(listen: str) -> bool:

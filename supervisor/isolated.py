@@ -24,7 +24,7 @@ from typing import Any, Final, Self
 
 from actors.json_form import to_json
 from actors.neighbours import Heard, Neighbours
-from control.fault import inject
+from control.fault import DISK, inject
 from control.observe import BOARD_FILE, MemberView, exit_words
 from storage.files import FAULT_VARIABLE
 from supervisor.config import Config, parse
@@ -401,6 +401,8 @@ class IsolatedActor:
             return {"root": self._faults.order({"verb": verb}), self.name: self._healed()}
         to = arguments.pop("to", None)
         target = self.name if to is None else f"{self.name}:{to}"
+        if verb in DISK:  # there is nobody else
+            target = ""
         return inject(self._rooms, verb, target, **arguments)
 
     def _healed(self) -> dict[str, Any]:

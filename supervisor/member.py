@@ -73,7 +73,7 @@ def serve(
     if config.enable_faults:
         os.environ.setdefault(FAULT_VARIABLE, str(run_dir / DISK_FILE))
         make_key(run_dir)
-    gofail = Gofail(run_dir, os.environ, sink)
+    gofail = Gofail(run_dir, os.environ, sink, enabled=config.enable_faults)
     root = RootActor(specs, around, board, sink)
     try:
         root.serve()

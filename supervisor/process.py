@@ -23,6 +23,7 @@ import setproctitle
 
 from actors.faults import InjectedFaultError
 from api.http2 import RESERVED_DESCRIPTORS
+from storage.files import ACTOR_VARIABLE
 from supervisor.errors import StartError
 from supervisor.traces import TraceFile
 from transport.context import ActorContext
@@ -108,6 +109,7 @@ def run_child(order: Mapping[str, Any]) -> None:
         os.close(descriptor)
     os.dup2(context.log_fd, 1)
     os.dup2(context.log_fd, 2)
+    os.environ[ACTOR_VARIABLE] = context.name
     title = f"trouped: {context.name} ({context.member_name})"
     setproctitle.setproctitle(title)
     setproctitle.setthreadtitle(context.name[:15])

@@ -8,6 +8,7 @@ from typing import Any
 from actors.raft_proposals import Proposals
 from actors.raft_reads import READS_ASKED_MAX, ReadsAsked
 from actors.raft_rounds import HOLD_SECONDS, Intake, Rounds
+from kv.batch import Op, batch_name, encode_batch
 from raft.errors import ProposalDroppedError
 from raft.messages import Message, MsgProp, MsgReadIndex
 from raft.state import Entry
@@ -25,6 +26,9 @@ class Core:
         self.refuses = refuses
         self.raft = self.log = self.read_only = self
         self.committed = self.last = 5
+        self.applied = 0
+        self.term = 2
+        self.held: list[Entry] = [Entry(1, index, b"") for index in range(1, 6)]
         self.confirmed = self.asked = 0
         self.proposed: list[bytes] = []
         self.contexts: list[bytes] = []
@@ -37,13 +41,21 @@ class Core:
         if self.refuses:
             raise ProposalDroppedError
         self.proposed += datas
-        self.last += len(datas)
+        self.append(datas)
+
+    def append(self, datas: list[bytes]) -> None:
+        for data in datas:
+            self.last += 1
+            self.held.append(Entry(self.term, self.last, data))
+
+    def slice(self, low: int, high: int, _: int) -> list[Entry]:
+        return self.held[low - 1 : high - 1]
 
     def step(self, message: Message) -> None:
         self.stepped.append(message)
         if self.is_leader:
             if isinstance(message, MsgProp):
-                self.last += len(message.entries)
+                self.append([entry.data for entry in message.entries])
             else:
                 self.asked += 1
 
@@ -212,3 +224,82 @@ def test_reads_that_nobody_answers_are_forgotten_in_the_end() -> None:
         reads.round()
 
     assert len(reads) == READS_ASKED_MAX
+
+
+def batch(first_id: int, session: int = 1 << 63, value: bytes = b"v") -> bytes:
+    return encode_batch(session, first_id, first_id, bytes([Op.PUT]), [value])
+
+
+def test_a_leader_leaves_out_what_its_log_holds_and_has_not_applied() -> None:
+    core = Core()
+    desk = Desk(core)
+    core.append([batch(1), batch(2)])  # of a leader before, or of itself before a restart
+    core.applied = 6
+    core.committed = 7
+
+    for data in (batch(1), batch(2), batch(3), batch(3), batch(2, session=7)):
+        desk.proposals.add(data)
+    desk.intake.forwarded(prop(4, batch(3), batch(4), batch(4)), NOW)
+    desk.intake.forwarded(prop(5, batch(4)), NOW)
+    desk.intake.take_up(NOW)
+
+    assert core.proposed == [batch(1), batch(3), batch(2, session=7)]
+    assert core.stepped == [prop(4, batch(4))]
+    assert desk.told == [(4, 11), (5, 11)]  # they hear of the commit of the first copies
+    assert desk.intake.copies.dropped == 5
+
+
+def test_what_was_applied_or_lost_with_a_leadership_is_no_copy() -> None:
+    core = Core()
+    desk = Desk(core)
+    desk.proposals.add(batch(1))
+    desk.proposals.add(batch(2))
+    desk.intake.take_up(NOW)
+    del core.held[-1]  # another leader had something else there
+    core.held.append(Entry(3, core.last, b""))
+    core.applied, core.term, core.committed = 6, 4, core.last
+
+    desk.proposals.add(batch(1))
+    desk.proposals.add(batch(2))
+    desk.intake.take_up(LATE)
+
+    assert core.proposed == [batch(1), batch(2)] * 2
+    core.applied = core.committed = core.last
+    desk.proposals.add(batch(3))
+    desk.intake.take_up(2 * LATE)
+    desk.intake.copies.look(desk.core.raft)  # type: ignore[arg-type]
+    assert len(desk.intake.copies) == 1
+    assert desk.intake.copies.dropped == 0
+
+
+def test_a_member_that_does_not_lead_leaves_nothing_out() -> None:
+    core = Core(leads=False)
+    desk = Desk(core)
+    core.append([batch(1)])
+
+    desk.proposals.add(batch(1))
+    desk.intake.forwarded(prop(4, batch(1)), NOW)
+    desk.intake.take_up(NOW)
+
+    assert core.proposed == [batch(1)]
+    assert core.stepped == [prop(4, batch(1))]
+
+
+def test_only_a_batch_of_a_session_has_a_name() -> None:
+    wide = encode_batch(2**64 - 1, 2**64 - 1, 2**64 - 2, b"", [])
+    other = encode_batch(2**64 - 1, 2**64 - 1, 2**64 - 3, b"", [])
+
+    assert len({batch_name(data) for data in (wide, other, batch(1), batch(2), batch(1, 7))}) == 5
+    for unnamed in (batch(1, session=0), b"", b"\x95", b"a configuration change"):
+        assert batch_name(unnamed) is None
+
+
+def test_expiries_have_no_session_and_are_all_proposed() -> None:
+    core = Core()
+    desk = Desk(core)
+    core.append([batch(0, session=0)])
+
+    desk.proposals.add(batch(0, session=0), urgent=True)
+    desk.intake.take_up(NOW)
+
+    assert core.proposed == [batch(0, session=0)]

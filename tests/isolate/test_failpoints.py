@@ -33,6 +33,9 @@ class Slept:
         self.seconds = 0.0
         self.progress = 0
 
+    def clock(self) -> float:
+        return self.seconds
+
     def sleep(self, seconds: float) -> None:
         self.seconds += seconds
 
@@ -151,6 +154,37 @@ def test_a_sleeping_actor_says_that_it_lives(
 
     assert slept.seconds == pytest.approx(seconds)
     assert slept.progress >= seconds / 0.2
+
+
+def test_a_point_ends_by_itself_unless_it_is_put_again(tmp_path: Path) -> None:
+    now = Slept()
+    table = FailpointTable(tmp_path, 60.0, now.clock)
+    running = Failpoints(tmp_path, now.note, clock=now.clock)
+    table.enable({POINT: "return(1)", "afterCommit": "return(2)"})
+
+    now.sleep(59.9)
+    assert [running.hit(POINT), running.hit("afterCommit")] == [1, 2]
+    table.enable({POINT: "return(1)"})
+    now.sleep(0.1)
+
+    assert [running.hit(POINT), running.hit("afterCommit")] == [1, None]
+    assert f"\n{POINT}=return(1)\n" in table.listing()
+    assert "\nafterCommit=\n" in "\n" + table.listing()
+    for asked in (table.status, table.disable):
+        with pytest.raises(FailpointRefusedError, match="failpoint is disabled"):
+            asked("afterCommit")
+    now.sleep(59.9)
+    assert running.hit(POINT) is None
+
+
+def test_whoever_sleeps_at_a_point_wakes_when_it_ends(tmp_path: Path) -> None:
+    now = Slept()
+    table = FailpointTable(tmp_path, 2.0, now.clock)
+    table.enable({POINT: "sleep(3600000)"})
+
+    Failpoints(tmp_path, now.note, sleep=now.sleep, clock=now.clock).hit(POINT)
+
+    assert now.seconds == pytest.approx(2.0, abs=0.2)
 
 
 def test_a_chance_is_taken_as_often_as_it_says(table: FailpointTable, tmp_path: Path) -> None:

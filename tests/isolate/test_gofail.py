@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from actors.failpoints import POINTS
 from pytest_trouped.client import Client
 from pytest_trouped.member import Member, MemberError, free_port
+from supervisor.errors import StartError
 from supervisor.gofail import Gofail
 from supervisor.logs import LogSink
 
@@ -23,7 +25,7 @@ def member(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Member]:
         "GOFAIL_HTTP": f"127.0.0.1:{free_port()}",
         "GOFAIL_FAILPOINTS": "compactAfterCommitBatch=sleep(1);afterStartDBTxn=off",
     }
-    with Member(tmp_path_factory.mktemp("m"), environ=environ) as made:
+    with Member(tmp_path_factory.mktemp("m"), environ=environ, flags=["--enable-faults"]) as made:
         made.gofail = environ["GOFAIL_HTTP"]  # type: ignore[attr-defined]
         yield made
 
@@ -112,21 +114,65 @@ def test_terms_that_cannot_be_parsed_stop_the_start(tmp_path: Path) -> None:
     environ = {"GOFAIL_FAILPOINTS": "beforeCommit=boom"}
 
     with pytest.raises(MemberError, match="fail to parse failpoint: failpoint: could not parse"):
-        Member(tmp_path, environ=environ).start()
+        Member(tmp_path, environ=environ, flags=["--enable-faults"]).start()
 
 
 def test_without_the_variables_there_is_no_point_to_arm(tmp_path: Path) -> None:
-    with Member(tmp_path) as plain:
+    with Member(tmp_path, flags=["--enable-faults"]) as plain:
         run_dir = plain.view.run_dir
 
         assert not list(run_dir.glob("failpoints*"))
+
+
+def test_without_enable_faults_the_variables_arm_nothing_and_one_line_says_so(
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+    environ = {"GOFAIL_HTTP": f"127.0.0.1:{port}", "GOFAIL_FAILPOINTS": "beforeCommit=panic"}
+
+    with Member(tmp_path, environ=environ) as plain, Client(plain.endpoint) as client:
+        assert client.put(b"colour", b"blue", timeout=20.0) > 1
+        assert not list(plain.view.run_dir.glob("failpoints*"))
+        with pytest.raises(ConnectionRefusedError):
+            http.client.HTTPConnection("127.0.0.1", port, timeout=5).connect()
+
+        (said,) = [line for line in plain.log.splitlines() if "GOFAIL" in line]
+        assert "ignored: start the member with --enable-faults" in said
+
+
+def test_etcds_environment_alone_arms_the_points_and_they_end_by_themselves(
+    tmp_path: Path,
+) -> None:
+    environ = {
+        "GOFAIL_FAILPOINTS": "beforeCommit=sleep(3600000)",
+        "TROUPED_FAILPOINT_SECONDS": "3",
+        "ETCD_ENABLE_FAULTS": "true",
+    }
+    began = time.monotonic()
+
+    with Member(tmp_path, environ=environ) as stalled, Client(stalled.endpoint) as client:
+        assert client.put(b"colour", b"blue", timeout=20.0) > 1
+        assert time.monotonic() - began >= 3.0
+        before = stalled.actors()
+
+        assert client.put(b"colour", b"red", timeout=2.0) > 2
+        assert stalled.actors() == before
+
+
+@pytest.mark.parametrize("seconds", ["0", "3601", "soon"])
+def test_a_time_that_no_fault_may_last_stops_the_start(tmp_path: Path, seconds: str) -> None:
+    environ = {"GOFAIL_HTTP": ":0", "TROUPED_FAILPOINT_SECONDS": seconds}
+    sink = LogSink(level="info", log_format="json", outputs=(str(tmp_path / "log"),))
+
+    with pytest.raises(StartError, match="TROUPED_FAILPOINT_SECONDS"):
+        Gofail(tmp_path, environ, sink, enabled=True)
 
 
 @pytest.mark.parametrize("host", ["", "localhost"])
 def test_without_a_host_it_is_served_on_loopback_alone(tmp_path: Path, host: str) -> None:
     log = tmp_path / "log"
     sink = LogSink(level="info", log_format="json", outputs=(str(log),))
-    served = Gofail(tmp_path, {"GOFAIL_HTTP": f"{host}:{free_port()}"}, sink)
+    served = Gofail(tmp_path, {"GOFAIL_HTTP": f"{host}:{free_port()}"}, sink, enabled=True)
     served.close()
 
     sink.flush()

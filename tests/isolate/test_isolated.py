@@ -27,6 +27,7 @@ from kv.batch import decode_batch
 from supervisor.data_directory import lock_data_dir
 from supervisor.errors import StartError
 from supervisor.isolated import ExpectationError, IsolatedActor, IsolatedActorError
+from tests.supervisor.toys import eventually
 
 pytestmark = pytest.mark.e2e
 SESSION = 9
@@ -112,7 +113,7 @@ def test_troupectl_looks_at_an_isolated_actor_as_at_a_member(
 
     assert run(["state", "applier", f"--data-dir={applier.data_dir}", "--json"]) == 0
     assert '"applied_index": 2' in capsys.readouterr().out
-    assert applier.metric(ApplierMetric.APPLIED_INDEX) == 2
+    eventually(lambda: applier.metric(ApplierMetric.APPLIED_INDEX) == 2, "the board says so")
 
 
 def test_faults_reach_it_and_only_it(applier: IsolatedActor) -> None:
@@ -125,6 +126,21 @@ def test_faults_reach_it_and_only_it(applier: IsolatedActor) -> None:
     assert applier.wait_exit() == "signal 9"
     with pytest.raises(ObserveError, match="no actor 'applier:lessor'"):
         applier.fault("kill", to="lessor")
+
+
+def test_a_full_disk_costs_it_the_ballast_and_it_says_so_until_there_is_space(
+    applier: IsolatedActor,
+) -> None:
+    applier.fault("disk-full", **{"for": 30.0})
+
+    applier.send("raft-node", entries(1, OPEN, PUT))
+    applier.expect(Applied, index=2)
+
+    assert not (applier.data_dir / "member" / "ballast").exists()
+    eventually(lambda: applier.metric(ApplierMetric.NO_SPACE) == 1, "it misses space")
+    applier.fault("heal")
+    eventually(lambda: applier.metric(ApplierMetric.NO_SPACE) == 0, "it has space again")
+    assert (applier.data_dir / "member" / "ballast").exists()
 
 
 def test_a_dropped_answer_is_a_gap_that_the_gateway_closes_by_asking_anew(

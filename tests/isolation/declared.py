@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Final
 
 from storage.failures import STORAGE_EXIT_CODE
+from supervisor.faults import SYNCING
 from supervisor.root import ZYGOTE
 from supervisor.tree import children
 
@@ -22,6 +23,8 @@ class Effect(Enum):
     SECOND = "≤ 1 s"
     FIVE = "≤ 5 s"
     LONG = "> 5 s"
+    REFUSED = "refused"
+    """At once, with `mvcc: database space exceeded`: nothing was changed."""
     ERRORS = "errors"
     ENDED = "ended"
     """Unavailable until the member is started again."""
@@ -41,17 +44,44 @@ FAULTS: Final = (
 OF_THE_ZYGOTE: Final = ("kill", "freeze")
 """It has no mailbox and runs nothing between two forks."""
 DISK: Final = ("fsync-slow", "disk-full")
-STORM: Final = "crash-loop"
+"""Of the whole member."""
+FSYNC_SLOW: Final = "fsync-slow"
 FSYNC_FAIL: Final = "fsync-fail"
+STORM: Final = "crash-loop"
 ENDING: Final = (
     *((actor, STORM) for actor in (*ACTORS, "zygote")),
-    ("raft-node", FSYNC_FAIL),  # the only one that syncs a file of its own in every batch
+    *((actor, FSYNC_FAIL) for actor in SYNCING),
 )
 """What the member does not outlive."""
+SMALL_FILES: Final = (("applier", FSYNC_SLOW), ("applier", FSYNC_FAIL))
+"""Measured on a member whose files are small: it syncs once in 256 MiB of the database's log."""
+NOT_APPLICABLE: Final = (
+    *(
+        (actor, "syncs are slow or fail", "it syncs no file")
+        for actor in ACTORS
+        if actor not in SYNCING
+    ),
+    ("zygote", "syncs are slow or fail", "it syncs no file"),
+    ("zygote", "slow, hog, flood, and what else an actor is ordered", "it has no mailbox"),
+)
+"""(actor, faults, why they can't be ordered)."""
 LOST: Final = ("drop", "duplicate", "reorder")
 """An edge delivers in order or not at all: each of these stops it for as long as it lasts."""
 LOOKED_UP: Final = ("drop", "reorder")
 """Results that are lost are found in the database after half a second; a copy does no harm."""
+
+
+def all_rows() -> list[tuple[str, str]]:
+    """Return all rows: (actor, fault), those that end the member last.
+
+    An actor's next turn comes when all others had theirs: restarts in a row wait for each other.
+    """
+    rows = [(actor, fault) for fault in FAULTS for actor in ACTORS]
+    rows += [("zygote", fault) for fault in OF_THE_ZYGOTE]
+    rows += [("disk", fault) for fault in DISK]
+    rows += [(actor, FSYNC_SLOW) for actor in SYNCING]
+    rows += ENDING
+    return rows
 
 
 def declared(actor: str, fault: str, subject: str) -> frozenset[Effect]:
@@ -99,7 +129,9 @@ def _rows() -> dict[tuple[str, str], dict[str, Effect]]:
     for actor in ("raft-node", "applier"):
         rows[actor, "slow"] = {"put": Effect.SECOND}
     rows["lessor", "slow"] = {"keep-alive": Effect.SECOND}
-    rows["disk", "fsync-slow"] = {"put": Effect.SECOND}
+    for actor in ("disk", "raft-node", "applier"):
+        rows[actor, FSYNC_SLOW] = {"put": Effect.SECOND}
+    rows["disk", "disk-full"] = {"put": Effect.REFUSED}
     return rows
 
 

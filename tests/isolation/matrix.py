@@ -1,10 +1,11 @@
 """The isolation matrix: every actor and every fault, and what clients of a member notice.
 
-    python -m tests.isolation.matrix [--only applier] [--faults kill,hog] [--short]
+    python -m tests.isolation.matrix [--only applier] [--faults kill,hog] [--short] [--update]
 
 Runs on a member of its own and prints a line for each run of a cell, then the table. All of it goes
-into docs/isolation.md, with the date and the commit; a part only where `--document` says. Exit code
-1 if a cell is not what tests.isolation.declared says, in two of three runs.
+into docs/isolation.md, with the date and the commit; with `--update` a part takes the place of the
+same rows there, with a date and a commit of its own. Exit code 1 if a cell is not what
+tests.isolation.declared says, in two of three runs.
 """
 
 from __future__ import annotations
@@ -18,23 +19,24 @@ from pathlib import Path
 from typing import Final
 
 from etcdpb import rpc_pb2 as pb
+from storage.files import SCALE_VARIABLE
 from tests.client import Client
 from tests.isolation.declared import (
-    ACTORS,
     ALL,
-    DISK,
     ENDING,
-    FAULTS,
-    OF_THE_ZYGOTE,
+    SMALL_FILES,
+    all_rows,
 )
 from tests.isolation.matrix_cell import ORDERS, Cell
 from tests.isolation.matrix_load import Load
-from tests.isolation.matrix_table import GUIDE, document, table
+from tests.isolation.matrix_table import GUIDE, document, table, update
 from tests.member import Member
 
 RUNS: Final = 3
 CALM_SECONDS: Final = 0.3
 SETTLE_SECONDS: Final = 0.2
+SCALE: Final = "128"
+"""Where files are small: the database's log begins anew after 2 MiB, not 256."""
 END_SECONDS: Final = 60.0
 SHORT: Final = (
     *((actor, "kill") for actor in ("gateway-0", "raft-node", "applier", "lessor")),
@@ -44,16 +46,9 @@ SHORT: Final = (
 
 
 def cells(only: str = "", faults: str = "") -> list[tuple[str, str]]:
-    """Return all rows: (actor, fault), those that end the member last.
-
-    An actor's next turn comes when all others had theirs: restarts in a row wait for each other.
-    """
-    rows = [(actor, fault) for fault in FAULTS for actor in ACTORS]
-    rows += [("zygote", fault) for fault in OF_THE_ZYGOTE]
-    rows += [("disk", fault) for fault in DISK]
-    rows += ENDING
+    """Return the rows of an actor and of faults, or all; see all_rows."""
     chosen = faults.split(",") if faults else ()
-    return [row for row in rows if only in ("", row[0]) and (not chosen or row[1] in chosen)]
+    return [row for row in all_rows() if only in ("", row[0]) and (not chosen or row[1] in chosen)]
 
 
 def measure(member: Member, load: Load, actor: str, fault: str) -> Cell:
@@ -94,18 +89,26 @@ def measure_all(
     *,
     believing: bool = False,
 ) -> list[Cell]:
-    """Measure rows on one member, all of them once, then all whose runs do not decide yet.
+    """Measure rows, all of them once, then all whose runs do not decide yet.
 
-    More than half of `runs` must agree; whoever is `believing` takes one good run for an answer.
-    Returns of each row the run that speaks for it.
+    On one member, and what needs small files on another after it. More than half of `runs` must
+    agree; whoever is `believing` takes one good run for an answer. Returns of each row the run that
+    speaks for it.
     """
     tried: dict[tuple[str, str], list[Cell]] = {row: [] for row in rows}
-    with Member(folder, flags=["--enable-faults"]) as member, Load(member.endpoint) as load:
-        while open_rows := [row for row in rows if not _decided(tried[row], runs, believing)]:
-            for actor, fault in open_rows:
-                cell = measure(member, load, actor, fault)
-                tried[actor, fault].append(cell)
-                told(cell)
+    for name, environ, own in (
+        ("m", {}, [row for row in rows if row not in SMALL_FILES]),
+        ("small", {SCALE_VARIABLE: SCALE}, [row for row in rows if row in SMALL_FILES]),
+    ):
+        if not own:
+            continue
+        made = Member(folder / name, flags=["--enable-faults"], environ=environ)
+        with made as member, Load(member.endpoint) as load:
+            while open_rows := [row for row in own if not _decided(tried[row], runs, believing)]:
+                for actor, fault in open_rows:
+                    cell = measure(member, load, actor, fault)
+                    tried[actor, fault].append(cell)
+                    told(cell)
     return [spokesman(tried[row]) for row in rows]
 
 
@@ -130,7 +133,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--only", default="", metavar="ACTOR")
     parser.add_argument("--faults", default="", metavar="FAULT,FAULT")
     parser.add_argument("--short", action="store_true", help="the cells of the quick form")
-    parser.add_argument("--document", type=Path, help="put the table between its marks there")
+    parser.add_argument("--update", action="store_true", help=f"put the rows into {GUIDE.name}")
     arguments = parser.parse_args(argv)
     rows = cells(arguments.only, arguments.faults)
     if arguments.short:
@@ -139,9 +142,10 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="trouped-matrix-") as folder:
         found = measure_all(Path(folder), rows, arguments.runs, tell, believing=arguments.short)
     print(f"\n{table(found)}\n{time.monotonic() - began:.0f} s")  # noqa: T201
-    path = arguments.document or (GUIDE if rows == cells() else None)
-    if path:
-        document(found, path)
+    if rows == cells():
+        document(found, GUIDE)
+    elif arguments.update:
+        update(found, GUIDE, arguments.faults or arguments.only)
     return int(any(cell.wrong() for cell in found))
 
 

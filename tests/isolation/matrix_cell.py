@@ -17,6 +17,9 @@ from tests.isolation.declared import (
 
 FLOODED: Final = 5000
 HOG_BYTES: Final = 512 << 20
+FAIL_SECONDS: Final = 60.0
+"""Until the actor syncs: the database's log begins anew when no reader is in the way."""
+NO_SPACE: Final = "RESOURCE_EXHAUSTED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,10 @@ class Order:
 
 def _flood(faults: Any, actor: str) -> None:
     faults.flood("applier" if actor == "raft-node" else "raft-node", actor, FLOODED)
+
+
+def _fsync_slow(faults: Any, actor: str) -> None:
+    faults.fsync_slow(400.0, 2.0, actor="" if actor == "disk" else actor)
 
 
 def _orders() -> dict[str, Order]:
@@ -65,13 +72,13 @@ def _orders() -> dict[str, Order]:
             lambda faults, actor: faults.reorder(actor, seconds=3.0),
             "reorder what it sends, 3 s",
         ),
-        "fsync-slow": Order(
-            2.0, lambda faults, _: faults.fsync_slow(400.0, 2.0), "syncs take 400 ms longer, 2 s"
+        "fsync-slow": Order(2.0, _fsync_slow, "syncs take 400 ms longer, 2 s"),
+        "disk-full": Order(2.0, lambda faults, _: faults.disk_full(2.0), "no file may grow, 2 s"),
+        "fsync-fail": Order(
+            0.0,
+            lambda faults, actor: faults.fsync_fail(FAIL_SECONDS, actor=actor),
+            "its syncs fail",
         ),
-        "disk-full": Order(
-            2.0, lambda faults, _: faults.disk_full(2.0), "no file of the log may grow, 2 s"
-        ),
-        "fsync-fail": Order(0.0, lambda faults, _: faults.fsync_fail(), "syncs of the log fail"),
         "crash-loop": Order(
             0.0, lambda faults, actor: faults.crash_at_start(actor), "crash at every start"
         ),
@@ -99,7 +106,7 @@ class Cell:
         if self.exit_code is not None:
             return Effect.ENDED
         if self.errors[subject]:
-            return Effect.ERRORS
+            return Effect.REFUSED if self.errors[subject] == {NO_SPACE} else Effect.ERRORS
         if added <= NONE_SECONDS:
             return Effect.NONE
         return Effect.SECOND if added <= 1 else Effect.FIVE if added <= 5 else Effect.LONG

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from supervisor.faults import SYNCING
 from supervisor.root import ZYGOTE
 from supervisor.tree import children
 from tests.isolation import matrix
@@ -17,6 +19,9 @@ from tests.isolation.declared import (
     EITHER,
     ENDING,
     FAULTS,
+    FSYNC_FAIL,
+    FSYNC_SLOW,
+    NOT_APPLICABLE,
     OF_THE_ZYGOTE,
     STORM,
     Effect,
@@ -25,7 +30,7 @@ from tests.isolation.declared import (
 )
 from tests.isolation.matrix import RUNS, SHORT, cells, measure_all, spokesman, tell
 from tests.isolation.matrix_cell import Cell
-from tests.isolation.matrix_table import GUIDE, document, table, words
+from tests.isolation.matrix_table import GUIDE, document, not_applicable, table, update, words
 
 DURABLE = ("applier", "kill")
 
@@ -62,16 +67,20 @@ def test_every_cell_is_as_declared(tmp_path: Path) -> None:
 def test_every_actor_and_every_fault_has_a_row() -> None:
     rows = cells()
 
-    many = len(ACTORS) * len(FAULTS) + len(OF_THE_ZYGOTE) + len(DISK) + len(ENDING)
+    many = len(ACTORS) * len(FAULTS) + len(OF_THE_ZYGOTE) + len(DISK) + len(SYNCING) + len(ENDING)
     assert len(rows) == len(set(rows)) == many
     assert {actor for actor, fault in rows if fault == STORM} == {
         spec.name for spec in (*children(1), ZYGOTE)
     }
+    for fault in (FSYNC_SLOW, FSYNC_FAIL):
+        measured = {actor for actor, row in rows if row == fault} - {"disk"}
+        refused = {actor for actor, _, why in NOT_APPLICABLE if why == "it syncs no file"}
+        assert sorted([*measured, *refused]) == sorted([*ACTORS, "zygote"])
     assert set(SHORT) <= set(rows)
 
 
 def test_each_actor_that_cannot_start_is_told_by_its_own_exit_code() -> None:
-    codes = [exit_code_declared(actor, fault) for actor, fault in ENDING]
+    codes = [exit_code_declared(actor, fault) for actor, fault in ENDING if fault == STORM]
 
     assert len(codes) == len(set(codes))
     assert None not in codes
@@ -99,6 +108,9 @@ def test_a_cell_is_one_class_unless_a_reason_is_given() -> None:
         (cell("raft-node", "kill"), "0 elections"),
         (changed(data="lost: 3"), "data: lost: 3"),
         (changed(elections=2), "2 elections"),
+        (cell(error="RESOURCE_EXHAUSTED"), "put: refused (RESOURCE_EXHAUSTED), declared none"),
+        (cell("disk", "disk-full"), "put: none (0.00 s), declared refused"),
+        (cell("disk", "disk-full", error="UNAVAILABLE"), "put: errors"),
         (changed(exit_code=74), "put: ended"),
         (changed(exit_code=74), "exit code 74"),
     ],
@@ -113,6 +125,7 @@ def test_what_is_as_declared_is_not() -> None:
     assert ended.wrong() == []
     assert cell().wrong() == []
     assert cell("applier", "freeze", put=4.2).wrong() == []
+    assert cell("disk", "disk-full", error="RESOURCE_EXHAUSTED").wrong() == []
 
 
 GOOD, BAD = cell(), cell(put=3.0)
@@ -187,10 +200,36 @@ def test_the_table_shows_the_declared_beside_the_measured(tmp_path: Path) -> Non
     assert declared("lessor", "kill", "put") == {Effect.NONE}
 
 
+def test_a_part_measured_later_takes_the_place_of_its_rows(tmp_path: Path) -> None:
+    guide = tmp_path / "guide.md"
+    guide.write_text("<!-- matrix -->\n<!-- /matrix -->\nafter\n")
+    gone = changed(fault="hog")
+    document([cell(), cell("lessor", "kill"), gone, cell("applier", "freeze", put=4.2)], guide)
+    first = guide.read_text().replace(words("applier", "hog"), "hog of former times")
+    guide.write_text(re.sub(r" on \S+ at commit \S+,", " on 2001-02-03 at commit abc,", first))
+    full = cell("disk", "disk-full", error="RESOURCE_EXHAUSTED")
+
+    for _ in range(2):
+        update([cell("lessor", "kill", put=0.4), full], guide, "kill,disk-full")
+
+    text = guide.read_text()
+    lines = [line[: line.index("|", 12)] for line in text.splitlines() if line.startswith("| ")]
+    assert lines[1:5] == ["| applier | kill ", "| lessor | kill ", "| applier | freeze 5 s ", (
+        "| disk | no file may grow, 2 s "
+    )]  # fmt: skip
+    assert "| lessor | kill | **0.40 s** (none) | none |" in text
+    assert "| disk | no file may grow, 2 s | refused | none | none | none | none |" in text
+    assert " on 2001-02-03 at commit abc, one member" in text
+    assert text.count("Measured later: `kill,disk-full` on 20") == 1
+    assert text.count(not_applicable()) == 1
+    assert text.endswith("<!-- /matrix -->\nafter\n")
+
+
 def test_the_guide_has_a_row_for_every_cell() -> None:
     text = GUIDE.read_text()
     measured = text[text.index("<!-- matrix -->") :]
 
     for actor, fault in cells():
-        assert f"| {actor} | {words(fault)}" in measured
+        assert f"| {actor} | {words(actor, fault)}" in measured
+    assert not_applicable() in measured
     assert table([]).splitlines()[0] in measured

@@ -51,7 +51,7 @@ def test_an_actor_that_is_killed_again_and_again_ends_the_member(name: str, tmp_
 
 def test_an_applier_that_panics_on_every_entry_is_no_hot_loop(tmp_path: Path) -> None:
     environ = {"GOFAIL_FAILPOINTS": "afterStartDBTxn=panic"}
-    member = Member(tmp_path, environ=environ)
+    member = Member(tmp_path, environ=environ, flags=["--enable-faults"])
     began = time.monotonic()
     member.spawn()
     try:

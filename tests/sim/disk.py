@@ -145,6 +145,10 @@ class SimFiles:
         names = [name[len(inside) :] for name in self._live.things if name.startswith(inside)]
         return sorted(name for name in names if "/" not in name)
 
+    def free_bytes(self, path: Path) -> int:
+        """See Files."""
+        return 1 << 40
+
     # --- faults -----------------------------------------------------------------------------------
 
     def forget_descriptors(self) -> None:
