@@ -37,6 +37,7 @@ from actors.leadership import Transfers
 from actors.lease_calls import LeaseCalls
 from actors.lease_clocks import read_expiries
 from actors.loop_actor import LoopActor
+from actors.memory import ActorMemory
 from actors.messages import Applied, LeaderIs, LeaseAsk, LeaseTold, Propose, ReadIndex, ReadStates
 from actors.metrics import ApplierMetric, GatewayMetric, RaftMetric
 from actors.proposals import Proposals
@@ -199,9 +200,7 @@ class Gateway(LoopActor):
         router |= self._watching.methods()
         router |= self._leases.methods()
         self._calls = CallCounts(self.board, self.name, router)
-        collector = MemberCollector(self.board, self._status, self._calls.total)
-        debug = ActorPages(self.context.run_dir, self.loop)
-        pages = MemberPages(self.read, self._reader, self._status, collector, self.count, debug)
+        pages = self._make_pages()
         sockets = self.context.sockets
         limits = Limits.of(config)
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -223,6 +222,14 @@ class Gateway(LoopActor):
             for descriptor in sockets.get(purpose, ()):
                 server.listen(socket.socket(fileno=descriptor))
         self._open_session(time.monotonic())
+
+    def _make_pages(self) -> MemberPages:
+        memory = ActorMemory(self.board, self.loop)
+        collector = MemberCollector(self.board, self._status, self._calls.total, memory.pss_bytes)
+        debug = ActorPages(self.context.run_dir, self.loop)
+        return MemberPages(
+            self.read, self._reader, self._status, collector, self.count, debug, memory
+        )
 
     def _start_member(self, config: Mapping[str, Any]) -> None:
         status, reader, proposals = self._status, self._reader, self._proposals

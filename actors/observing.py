@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from actors import messages
 from actors.tap import Taps
+from actors.wire import WIRE
 from transport.counters import Board
 from transport.latency import Latency
 from transport.links import Correlations, Links
@@ -23,6 +24,12 @@ FLUSH_TAG: Final = 250
 TICK_TAG: Final = 251
 LOCAL_TAG: Final = 252
 """Any other message that never leaves its process."""
+MESSAGE_NAMES: Final = {tag: cls.__name__ for tag, cls in WIRE.items()} | {
+    FLUSH_TAG: "Flush",
+    TICK_TAG: "Tick",
+    LOCAL_TAG: "local message",
+}
+"""What an actor is doing, in words, by the tag on the board."""
 NOTED_NS: Final = 1_000_000
 """A Tick, or a Flush of no messages, that took this long is worth a record."""
 _IN: Final = int(Kind.IN)
