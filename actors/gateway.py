@@ -549,6 +549,7 @@ class Gateway(LoopActor):
             "session": f"{self._session:x}",
             "leader": f"{self._status.raft(RaftMetric.LEADER):x}",
             "connections": self._server.connections,
+            "calls": self._calls.open(),
             "watch_streams": self.board.get(self.name, Cell.METRICS + GatewayMetric.WATCH_STREAMS),
             "watchers": {
                 "all": len(self._hub),
