@@ -43,7 +43,7 @@ from actors.metrics import ApplierMetric, GatewayMetric, RaftMetric
 from actors.proposals import Proposals
 from actors.publish import Publisher
 from actors.quota import SpaceQuota
-from actors.reads import Reads, Serve
+from actors.reads import OPERATIONS, Reads, Serve
 from actors.scans import Scans
 from actors.slow_requests import SlowRequests
 from actors.timeouts import Timeouts
@@ -199,6 +199,8 @@ class Gateway(LoopActor):
         router |= MaintenanceService(self).methods()
         router |= self._watching.methods()
         router |= self._leases.methods()
+        for path, operation in OPERATIONS.items():
+            router[path].operation = int(operation)
         self._calls = CallCounts(self.board, self.name, router)
         pages = self._make_pages()
         sockets = self.context.sockets
@@ -540,7 +542,7 @@ class Gateway(LoopActor):
         return self.links.is_open("lessor") and self.send("lessor", message, len(message.ids))
 
     def _ask_index(self, read_id: int) -> None:
-        self.send("raft-node", ReadIndex(self.name, read_id), 0)
+        self.send("raft-node", ReadIndex(self.name, read_id, self._reads.operations()), 0)
 
     def stats(self) -> dict[str, Any]:
         """Return what waits here, and for whom."""
