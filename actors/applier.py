@@ -45,6 +45,7 @@ from kv.batch import Op
 from kv.cluster import decode_member_change
 from kv.lease_ops import LeaseFact
 from kv.machine import Machine
+from kv.operations import Operation, operations_of
 from raft.conf_change import decode, next_conf_state
 from raft.state import Entry, EntryType
 from storage.compaction import prune_slice
@@ -124,7 +125,7 @@ class Applier(Actor):
             once_there_is_space(partial(open_or_create, self._directory), self._make_space)
         )
         self._note_generation()
-        self._machine = Machine(self._store)
+        self._machine = Machine(self._store, self._note_operations)
         self._commit_took = Histogram(self.board, self.name, ApplierMetric.COMMIT)
         self._leases = LeaseCounts(self.board, self.name)
         self._ballast.keep()
@@ -209,7 +210,7 @@ class Applier(Actor):
         failpoints.hit("applyAfterOpenSnapshot")
         self._store.abandon()
         self._store = store
-        self._machine = Machine(self._store)
+        self._machine = Machine(self._store, self._note_operations)
         self._committed = max(self._committed, message.index)
         self._applied_index = self._machine.applied_index
         self._prune_rows = 0
@@ -396,6 +397,10 @@ class Applier(Actor):
                 )
         return batches, conf_changed
 
+    def _note_operations(self, ops: bytes) -> None:
+        """Tell on the board what is carried out; the Flush's end takes it into the recorder."""
+        self._words[self._block + Cell.OPERATIONS] |= operations_of(ops)
+
     def _apply_conf_change(self, entry: Entry) -> None:
         change = decode(entry.type, entry.data)
         self._machine.apply_conf_change(
@@ -424,6 +429,7 @@ class Applier(Actor):
 
     def _prune_once(self) -> None:
         rows, self._prune_rows = self._prune_rows, 0
+        self._words[self._block + Cell.OPERATIONS] |= int(Operation.COMPACT)
         failpoints.hit("compactAfterAcquiredBatchTxLock")
         try:
             progress = prune_slice(self._store, rows)

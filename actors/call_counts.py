@@ -65,6 +65,17 @@ class CallCounts:
                 self._publish(first + RECEIVED, method.received)
                 self._publish(first + SENT, method.sent)
 
+    def open(self) -> dict[str, int]:
+        """Return how many calls of each method are under way at this gateway. Any thread may ask.
+
+        An open stream is one of them; methods without any are left out.
+        """
+        found = {}
+        for path, method in zip(self._paths, self._methods, strict=True):
+            if count := method.started - sum(method.handled):
+                found[path.rpartition("/")[2]] = count
+        return found
+
     def _publish(self, what: int, count: int) -> None:
         known = self._places.get(what)
         if known is None:

@@ -7,6 +7,7 @@ event loop never waits for it.
 
     /debug/actors                         the page
     /debug/actors/tree.json top.json edges.json events.json explain.json slow.json crashes.json
+    /debug/actors/explain.json?over=100ms&limit=20&kept   as `troupectl explain` takes them
     /debug/actors/recorder/ACTOR.json state/ACTOR.json peek/ACTOR.json tap/ACTOR.json
     /debug/actors/crash/REPORT.json       a crash report, whole
     /debug/actors/events?stream tap/ACTOR?stream   server-sent events, see debug_streams.py
@@ -18,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from argparse import ArgumentTypeError
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +31,7 @@ from actors import debug_faults
 from actors.debug_streams import EventStreams
 from api.http1 import NOT_FOUND, HttpRoutes, Request, Response
 from control import crash, edges, explain, peek, recorder, state, tap, top, tree
+from control.fault import milliseconds
 from control.observe import EdgeSample, MemberView, ObserveError, Sample
 from transport.control import ControlTimeoutError
 
@@ -40,6 +43,7 @@ RATE_SECONDS: Final = 0.5
 TAP_SECONDS: Final = 1.0
 TAP_MESSAGES: Final = 100
 SLOWEST: Final = 10
+LIMIT_MAX: Final = 1000
 _HEADERS: Final = (
     ("Cache-Control", "no-store"),
     ("X-Content-Type-Options", "nosniff"),
@@ -92,7 +96,6 @@ class ActorPages:
             "top": self._top_rows,
             "edges": self._edge_rows,
             "events": self._events,
-            "explain": lambda: explain.explain(self._view(), limit=SLOWEST),
             "slow": lambda: explain.kept(self._view()),
             "crashes": lambda: crash.listing(self._view()),
         }
@@ -118,6 +121,8 @@ class ActorPages:
         if not path.endswith(".json"):
             return self._stream(request, path) if "stream" in request.query else NOT_FOUND
         kind, _, name = path.removesuffix(".json").partition("/")
+        if path == "explain.json":
+            return self._explain(request)
         try:
             if not name:
                 return self._later(request, self._whole[kind])
@@ -131,6 +136,19 @@ class ActorPages:
         except ObserveError as error:
             return _failed(str(error))
         return self._later(request, lambda: of_actor(name))
+
+    def _explain(self, request: Request) -> Response | None:
+        """Answer as `troupectl explain --over=.. --limit=.. --kept` would."""
+        query = request.query
+        try:
+            over = milliseconds(query.get("over", ["0"])[-1])
+            limit = int(query.get("limit", [str(SLOWEST)])[-1])
+            if not 0 <= limit <= LIMIT_MAX:
+                raise ValueError(f"a limit is between 0 and {LIMIT_MAX}")
+        except (ArgumentTypeError, ValueError) as error:
+            return _failed(str(error), 400)
+        look = explain.kept if "kept" in query else explain.explain
+        return self._later(request, lambda: look(self._view(), slower_than_ms=over, limit=limit))
 
     def _stream(self, request: Request, path: str) -> Response | None:
         kind, _, name = path.partition("/")

@@ -113,8 +113,18 @@ PLAIN_COUNTERS: Final = (
 class MemberCollector(Collector):
     """Turns the words of one board into metric families."""
 
-    def __init__(self, board: Board, status: MemberWords, call_counts: Totals) -> None:
-        """`call_counts` is CallCounts.total: what all gateways have done for clients."""
+    def __init__(
+        self,
+        board: Board,
+        status: MemberWords,
+        call_counts: Totals,
+        memory: Callable[[str], int] = lambda actor: -1,
+    ) -> None:
+        """`call_counts` is CallCounts.total: what all gateways have done for clients.
+
+        `memory` tells an actor's PSS in bytes, -1 if it is not known.
+        """
+        self._memory = memory
         self._board = board
         self._status = status
         self._call_counts = call_counts
@@ -279,7 +289,7 @@ class MemberCollector(Collector):
         for actor in children:
             depth.add_metric((actor,), self._board.depth(actor))
         yield depth
-        yield from actor_families(self._board)
+        yield from actor_families(self._board, self._memory)
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if Path("/proc/self/fd").exists():
             yield _gauge("os_fd_used", "Open descriptors.", descriptors_used(limit))

@@ -37,12 +37,13 @@ from actors.leadership import Transfers
 from actors.lease_calls import LeaseCalls
 from actors.lease_clocks import read_expiries
 from actors.loop_actor import LoopActor
+from actors.memory import ActorMemory
 from actors.messages import Applied, LeaderIs, LeaseAsk, LeaseTold, Propose, ReadIndex, ReadStates
 from actors.metrics import ApplierMetric, GatewayMetric, RaftMetric
 from actors.proposals import Proposals
 from actors.publish import Publisher
 from actors.quota import SpaceQuota
-from actors.reads import Reads, Serve
+from actors.reads import OPERATIONS, Reads, Serve
 from actors.scans import Scans
 from actors.slow_requests import SlowRequests
 from actors.timeouts import Timeouts
@@ -198,10 +199,10 @@ class Gateway(LoopActor):
         router |= MaintenanceService(self).methods()
         router |= self._watching.methods()
         router |= self._leases.methods()
+        for path, operation in OPERATIONS.items():
+            router[path].operation = int(operation)
         self._calls = CallCounts(self.board, self.name, router)
-        collector = MemberCollector(self.board, self._status, self._calls.total)
-        debug = ActorPages(self.context.run_dir, self.loop)
-        pages = MemberPages(self.read, self._reader, self._status, collector, self.count, debug)
+        pages = self._make_pages()
         sockets = self.context.sockets
         limits = Limits.of(config)
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -223,6 +224,14 @@ class Gateway(LoopActor):
             for descriptor in sockets.get(purpose, ()):
                 server.listen(socket.socket(fileno=descriptor))
         self._open_session(time.monotonic())
+
+    def _make_pages(self) -> MemberPages:
+        memory = ActorMemory(self.board, self.loop)
+        collector = MemberCollector(self.board, self._status, self._calls.total, memory.pss_bytes)
+        debug = ActorPages(self.context.run_dir, self.loop)
+        return MemberPages(
+            self.read, self._reader, self._status, collector, self.count, debug, memory
+        )
 
     def _start_member(self, config: Mapping[str, Any]) -> None:
         status, reader, proposals = self._status, self._reader, self._proposals
@@ -533,7 +542,7 @@ class Gateway(LoopActor):
         return self.links.is_open("lessor") and self.send("lessor", message, len(message.ids))
 
     def _ask_index(self, read_id: int) -> None:
-        self.send("raft-node", ReadIndex(self.name, read_id), 0)
+        self.send("raft-node", ReadIndex(self.name, read_id, self._reads.operations()), 0)
 
     def stats(self) -> dict[str, Any]:
         """Return what waits here, and for whom."""
@@ -542,6 +551,7 @@ class Gateway(LoopActor):
             "session": f"{self._session:x}",
             "leader": f"{self._status.raft(RaftMetric.LEADER):x}",
             "connections": self._server.connections,
+            "calls": self._calls.open(),
             "watch_streams": self.board.get(self.name, Cell.METRICS + GatewayMetric.WATCH_STREAMS),
             "watchers": {
                 "all": len(self._hub),

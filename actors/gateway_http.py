@@ -13,6 +13,7 @@ from typing import Any, Final
 from actors.debug_pages import ActorPages
 from actors.exposition import MemberCollector, exposition
 from actors.gateway_status import MemberWords
+from actors.memory import ActorMemory
 from actors.metrics import GatewayMetric
 from api.http1 import HttpRoutes, Request, Response
 from etcdpb.rpc_pb2 import AlarmType
@@ -60,8 +61,10 @@ class MemberPages:
         collector: MemberCollector,
         count: Count,
         debug: ActorPages | None = None,
+        memory: ActorMemory | None = None,
     ) -> None:
         """`read(call, serve, serializable=...)` queues a read, `count` counts a metric word."""
+        self._memory = memory
         self._debug = debug
         self._read = read
         self._reader = reader
@@ -95,8 +98,14 @@ class MemberPages:
         body = json.dumps(versions, separators=(",", ":")).encode()
         return Response(200, body, _JSON)
 
-    def _metrics(self, _: Request) -> Response:
-        return Response(200, exposition(self._collector), _METRICS_TYPE)
+    def _metrics(self, request: Request) -> None:
+        def answer() -> None:
+            request.reply(Response(200, exposition(self._collector), _METRICS_TYPE))
+
+        if self._memory is None:
+            answer()
+        else:
+            self._memory.when_fresh(answer)
 
     def _health(self, request: Request) -> None:
         excluded = request.query.get("exclude", [])

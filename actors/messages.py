@@ -17,20 +17,26 @@ class Propose:
     """gateway -> raft-node: append one entry that carries a batch of `count` requests.
 
     `batch` is kv.batch's encoding and becomes Entry.data unread. `session` and `first_id` name it.
+    `operations` (kv.operations) say for the recorder what is in it.
     """
 
     session: int
     first_id: int
     count: int
     batch: bytes
+    operations: int = 0
 
 
 @message
 class ReadIndex:
-    """gateway -> raft-node: confirm leadership for all reads of a turn. Ids grow for ever."""
+    """gateway -> raft-node: confirm leadership for all reads of a turn. Ids grow for ever.
+
+    `operations` (kv.operations) say for the recorder what some of the reads are.
+    """
 
     gateway: str
     id: int
+    operations: int = 0
 
 
 @message

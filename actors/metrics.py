@@ -37,6 +37,7 @@ class RaftMetric(IntEnum):
     LED_TERM = 18  # the term this member leads; 0 when it does not
     LED_AT = 19  # CLOCK_BOOTTIME in ns of the last tick as leader
     PEER_MESSAGES_REFUSED = 20
+    SYNC_SINCE_NS = 21  # CLOCK_MONOTONIC; 0 while the thread that syncs the log has nothing to do
     FSYNC = 32
 
 

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from actors import messages
 from actors.tap import Taps
-from transport.counters import Board
+from actors.wire import WIRE
+from transport.counters import Board, Cell
 from transport.latency import Latency
 from transport.links import Correlations, Links
 from transport.recorder import Kind
@@ -23,10 +24,24 @@ FLUSH_TAG: Final = 250
 TICK_TAG: Final = 251
 LOCAL_TAG: Final = 252
 """Any other message that never leaves its process."""
+SYNC_TAG: Final = 249
+"""No message: a sync of the log, on whichever thread."""
+MESSAGE_NAMES: Final = {tag: cls.__name__ for tag, cls in WIRE.items()} | {
+    FLUSH_TAG: "Flush",
+    TICK_TAG: "Tick",
+    LOCAL_TAG: "local message",
+    SYNC_TAG: "Sync",
+}
+"""What an actor is doing, in words, by the tag on the board."""
 NOTED_NS: Final = 1_000_000
 """A Tick, or a Flush of no messages, that took this long is worth a record."""
 _IN: Final = int(Kind.IN)
 _LOCAL: Final = int(Kind.LOCAL)
+
+
+def _sender(message: messages.PeerReceived) -> int:
+    """Return the member whose message came last in one delivery."""
+    return message.senders[-1] if message.senders else 0
 
 
 def _applied(message: messages.Applied) -> int:
@@ -43,6 +58,7 @@ CORRELATIONS: Final[Correlations] = {
     messages.Applied: _applied,
     messages.AppliedTo: lambda message: message.index,
     messages.Durable: lambda message: message.applied_index,
+    messages.PeerReceived: _sender,
 }
 """By class: the number by which control.explain finds the messages of one request."""
 
@@ -63,6 +79,8 @@ class Observer:
         self._work_ns = first + int(Latency.WORK_NS)
         self._flush_ns = first + int(Latency.FLUSH_NS)
         self._tick_ns = first + int(Latency.TICK_NS)
+        self._operations = board.block(name) + int(Cell.OPERATIONS)
+        self._words[self._operations] = 0
         self._positions = {other: board.position(other) for other in board.names}
         self._correlations = links.correlations
         self._position = board.position(name)
@@ -118,6 +136,12 @@ class Observer:
         else:
             words[self._tick_ns] += work
         if work >= NOTED_NS or (self._pending and tag == FLUSH_TAG):
-            self._recorder.note(_LOCAL, tag, self._position, 0, 0, 0, 0, began, 0, work)
+            self.note(tag, began, work, words[self._operations])
         if tag == FLUSH_TAG:
             self._pending = False
+            if words[self._operations]:
+                words[self._operations] = 0
+
+    def note(self, tag: int, began: int, work: int, operations: int = 0) -> None:
+        """Record something this actor did by itself."""
+        self._recorder.note(_LOCAL, tag, self._position, 0, 0, 0, 0, began, 0, work, operations)

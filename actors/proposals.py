@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 from actors.messages import Propose
 from kv.batch import Op, encode_batch
 from kv.errors import ANSWERED_ALREADY, TIMEOUT, Status, by_number
+from kv.operations import operations_of
 from kv.session import CLOSED
 
 Result = int | tuple[int, bytes]
@@ -57,6 +58,7 @@ class _Batch:
     deadline: float
     next_try: float
     pause: float
+    operations: int = 0
 
 
 class _Queue:
@@ -185,7 +187,8 @@ class Proposals:
         first_id = self._next_id
         self._next_id += len(requests)
         mark = self.mark if self._batches else first_id
-        payload = encode_batch(self.session, mark, first_id, bytes(ops), requests)
+        kinds = bytes(ops)
+        payload = encode_batch(self.session, mark, first_id, kinds, requests)
         self._mark_sent = mark
         self._idle_since = None
         count = len(requests)
@@ -197,10 +200,11 @@ class Proposals:
             now + self._timeout,
             now + RETRY_SECONDS,
             RETRY_SECONDS,
+            operations := operations_of(kinds),
         )
         self._outstanding += count
         self._outstanding_bytes += len(payload)
-        self._send(Propose(self.session, first_id, count, payload))
+        self._send(Propose(self.session, first_id, count, payload, operations))
 
     def open_session(self, member_id_and_slot: bytes) -> None:
         """Propose the session itself; `opened` follows when it has been applied."""
@@ -252,7 +256,9 @@ class Proposals:
 
     def _again(self, batch: _Batch, now: float) -> None:
         batch.next_try = now + batch.pause
-        self._send(Propose(self.session, batch.first_id, batch.count, batch.payload))
+        self._send(
+            Propose(self.session, batch.first_id, batch.count, batch.payload, batch.operations)
+        )
 
     def late(self, now: float) -> list[tuple[int, int]]:
         """Return the batches whose retry is due, and give up on calls past their timeout.

@@ -20,12 +20,15 @@ from typing import Final
 
 from actors import failpoints
 from actors.messages import Durable
+from actors.metrics import Histogram, RaftMetric
+from actors.observing import NOTED_NS, SYNC_TAG, Observer
 from actors.raft_sync import SyncThread
 from actors.recovery import Recovered
 from raft.messages import AfterAppend
 from raft.size import NO_LIMIT
 from raft.state import ConfState, Entry, EntryType, HardState, Snapshot, SnapshotMetadata
 from storage.wal_errors import WalSpaceError
+from transport.counters import Board
 
 MEMORY_BYTES_MAX: Final = 32 << 20
 TAIL_BYTES: Final = 16 << 20
@@ -33,6 +36,20 @@ FAST_SYNC_NS: Final = 5_000_000
 PREPARE_BYTES: Final = 1 << 20
 PREPARE_SLICES: Final = 4
 SPACE_RETRY_SECONDS: Final = 0.05
+
+
+class Fsyncs(Histogram):
+    """How long syncs took; the recorder has those that were long enough to be waited for."""
+
+    def __init__(self, board: Board, name: str, observer: Observer) -> None:
+        super().__init__(board, name, RaftMetric.FSYNC)
+        self._observer = observer
+
+    def observe(self, nanoseconds: int) -> None:
+        """Count one sync that has ended just now, on whichever thread."""
+        super().observe(nanoseconds)
+        if nanoseconds >= NOTED_NS:
+            self._observer.note(SYNC_TAG, time.monotonic_ns() - nanoseconds, nanoseconds)
 
 
 class RaftLog:
@@ -47,10 +64,12 @@ class RaftLog:
         max_wals: int,
         out_of_space: Callable[[str], None],
         watch: Callable[[int], None],
+        syncing: Callable[[int], None] = lambda since_ns: None,
     ) -> None:
         """`out_of_space(text)` is called for every try on a full disk, with "" when it is over.
 
-        `watch(descriptor)` is called with what becomes readable when `synced` has news.
+        `watch(descriptor)` is called with what becomes readable when `synced` has news,
+        `syncing(since)` with CLOCK_MONOTONIC in ns when the thread begins a sync, 0 after the last.
         """
         self.wal = recovered.wal
         self.storage = recovered.storage
@@ -68,6 +87,8 @@ class RaftLog:
         self._max_wals = max_wals
         self._out_of_space = out_of_space
         self._watch = watch
+        self._syncing = syncing
+        syncing(0)
         self._unwritten: HardState | None = None
         self._preparer: SyncThread | None = None
         self._preparing = 0
@@ -183,6 +204,8 @@ class RaftLog:
         if self.syncer is None:
             self.syncer = SyncThread(self.wal.sync, "log-sync")
             self._watch(self.syncer.descriptor)
+        if not self._pending:
+            self._syncing(time.monotonic_ns())
         self._pending.append((self.syncer.submit(), responses))
 
     def wait_in_line(self, responses: Sequence[AfterAppend]) -> None:
@@ -198,6 +221,7 @@ class RaftLog:
         leaving: list[AfterAppend] = []
         while self._pending and self._pending[0][0] <= done:
             leaving += self._pending.popleft()[1]
+        self._syncing(time.monotonic_ns() if self._pending else 0)
         return leaving
 
     # --- cutting ----------------------------------------------------------------------------------

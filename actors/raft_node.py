@@ -43,13 +43,13 @@ from actors.messages import (
     SnapshotStatus,
     TransferLeader,
 )
-from actors.metrics import ApplierMetric, Histogram, RaftMetric, TransportMetric
+from actors.metrics import ApplierMetric, RaftMetric, TransportMetric
 from actors.peer_codec import decode_peer, encode_peer, read_peer
 from actors.raft_clients import CONTEXT, Clients
 from actors.raft_elections import Elections
 from actors.raft_feed import APPLY_BYTES_MAX, Feed
 from actors.raft_grant import Granting
-from actors.raft_log import FAST_SYNC_NS, RaftLog
+from actors.raft_log import FAST_SYNC_NS, Fsyncs, RaftLog
 from actors.raft_outbox import Outbox
 from actors.raft_proposals import Proposals
 from actors.raft_quorum import Quorum
@@ -135,13 +135,14 @@ class RaftNode(Actor):
             max_wals=int(config["max_wals"]),
             out_of_space=self._note_space,
             watch=lambda descriptor: self.actor_inbox.watch(descriptor, self._synced),
+            syncing=partial(self.metric, RaftMetric.SYNC_SINCE_NS),
         )
         self._storage = self._log.storage
         self._feed = Feed(self._storage, partial(self.send, "applier"), self._applier_open)
         hard_state, _ = self._storage.initial_state()
         self._term = hard_state.term
         self._feed.may_apply = recovered.applied_index
-        self._fsync = Histogram(self.board, self.name, RaftMetric.FSYNC)
+        self._fsync = Fsyncs(self.board, self.name, self.observer)
         self._node = RawNode(
             Config(
                 id=self._id,

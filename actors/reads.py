@@ -18,11 +18,21 @@ from typing import Any, Final
 
 from api.grpc import Call
 from kv.errors import TIMEOUT, EtcdError, Status
+from kv.operations import Operation
 from storage.reader import Reader, View
 
 Serve = Callable[[Any, Call], None]
 Read = tuple[Call, Serve]
 RETRY_SECONDS: Final = 0.5
+NAMED_MAX: Final = 8
+"""Of so many reads of a round the recorder is told what they are."""
+OPERATIONS: Final = {
+    b"/etcdserverpb.KV/Range": Operation.RANGE,
+    b"/etcdserverpb.KV/RangeStream": Operation.RANGE,
+    b"/etcdserverpb.KV/Txn": Operation.TXN,
+    b"/etcdserverpb.Lease/LeaseTimeToLive": Operation.LEASE_TIME_TO_LIVE,
+}
+"""Names of methods that read."""
 
 
 @dataclass(slots=True)
@@ -77,6 +87,14 @@ class Reads:
             due, self._now = self._now, []
             with self.reader.view() as view:
                 serve_all(view, due)
+
+    def operations(self) -> int:
+        """Return what the newest round's first reads are, as kv.operations."""
+        found = 0
+        for call, _ in self._rounds[-1].reads[:NAMED_MAX]:
+            method = getattr(call, "method", None)
+            found |= method.operation if method is not None else 0
+        return found or int(Operation.OTHER)
 
     def confirmed(self, read_id: int, index: int) -> None:
         """Every round up to `read_id` may be served from `index` on."""

@@ -66,10 +66,21 @@ class Method:
     """What answers a path, and its counters, readable at any time.
 
     `started` calls, `handled` calls by gRPC code, `received` and `sent` messages, `expired` calls:
-    given up because their deadline, or the time the server gives a request, was over.
+    given up because their deadline, or the time the server gives a request, was over. `operation`
+    is what observers call it, see kv.operations.
     """
 
-    __slots__ = ("expired", "handled", "kind", "message", "opened", "received", "sent", "started")
+    __slots__ = (
+        "expired",
+        "handled",
+        "kind",
+        "message",
+        "opened",
+        "operation",
+        "received",
+        "sent",
+        "started",
+    )
 
     def __init__(
         self,
@@ -82,6 +93,7 @@ class Method:
         self.kind = kind
         self.message = message
         self.opened = opened
+        self.operation = 0
         self.started = 0
         self.expired = 0
         self.handled = [0] * (max(Code) + 1)

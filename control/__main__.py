@@ -100,11 +100,7 @@ def parser() -> argparse.ArgumentParser:
     command = add("state", "an actor's own summary of its state")
     command.add_argument("actor")
     command = add("explain", "where the slowest requests spent their time")
-    command.add_argument("--slower-than", type=float, default=0.0, metavar="MS")
-    command.add_argument("--limit", type=int, default=5)
-    command.add_argument(
-        "--kept", action="store_true", help="what gateways have kept: slow ones, else samples"
-    )
+    explain.add_arguments(command)
     fault.add_arguments(add("fault", "break an actor, an edge or the disk for a while"))
     commands.add_parser("isolate", help="run one actor alone, between scripted neighbours")
     command = add("crash", "the reports of actors that ended")
@@ -241,11 +237,8 @@ def _state(view: MemberView, arguments: argparse.Namespace) -> int:
 
 
 def _explain(view: MemberView, arguments: argparse.Namespace) -> int:
-    if arguments.kept:
-        found = explain.kept(view)
-        found["slowest"] = found["slowest"][: arguments.limit]
-    else:
-        found = explain.explain(view, slower_than_ms=arguments.slower_than, limit=arguments.limit)
+    look = explain.kept if arguments.kept else explain.explain
+    found = look(view, slower_than_ms=arguments.over, limit=arguments.limit)
     _show(arguments, found, explain.rendered(found))
     return 0
 

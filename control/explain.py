@@ -1,16 +1,20 @@
 """`troupectl explain`: where a request spent its time, mailbox by mailbox, and a verdict in words.
 
+A request is named by the operations in its batch. What the raft node waits for is told apart: the
+sync of its own log, a quorum of its followers, its leader.
+
 Nothing is measured for it: everything is read from the flight recorders of all actors, also of the
 stuck and the dead. A batch of requests is followed from its gateway's Propose (by the number of its
 first request) to the raft node (by the sequence on the edge), to the first Apply sent after that,
 to the applier's Applied that names the batch, and back. An only voter's Apply leaves before the log
 is synced: until that is done the time is the raft node's, whatever the applier does. Reads are
 followed by their ReadIndex. So a recorder that holds RECORDS messages explains about the last
-hundred batches.
+hundred batches. Only who has not answered a leader yet is asked of its raft node.
 """
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,14 +24,21 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from control.fault import milliseconds
 from control.observe import FROZEN, MemberView, Sample
 from control.peek import ask_actor
 from control.recorder import duration
+from kv.operations import operation_names
 from transport.recorder import Kind, Record
 
 RAFT_NODE: Final = "raft-node"
 APPLIER: Final = "applier"
 SYNCING: Final = "syncing the log"
+WRITING: Final = "writing the log"
+AT_WORK: Final = "at work"
+QUORUM: Final = "waiting for a quorum of followers"
+LEADER: Final = "waiting for the leader"
+NO_LEADER: Final = "waiting for an election"
 BAR: Final = 40
 MOSTLY: Final = 0.8
 Trails = Mapping[str, Sequence[Record]]
@@ -49,6 +60,7 @@ class Explanation:
     """One batch of requests, or one round of reads. `finished` False: it is still under way."""
 
     kind: str
+    operations: tuple[str, ...]
     gateway: str
     correlation: int
     requests: int
@@ -66,8 +78,10 @@ class Explanation:
 class Explainer:
     """Explains from one look at all recorders of a member."""
 
-    def __init__(self, view: MemberView) -> None:
+    def __init__(self, view: MemberView, *, asks: bool = False) -> None:
+        """`asks`: the raft node may be asked, and waited for, whose answer it lacks."""
         self._view = view
+        self._asks = asks
         self._now = time.monotonic_ns()
         self._trails: Trails = {name: view.records(name) for name in view.board.names}
         self._positions = {name: view.board.position(name) for name in view.board.names}
@@ -148,15 +162,17 @@ class Explainer:
             where = self._waits(RAFT_NODE, gateway, sent)
         else:
             way.to(RAFT_NODE, "in the mailbox", raft.time_ns)
-            where = (RAFT_NODE, "at work")
             apply = self._sent_after(RAFT_NODE, "Apply", APPLIER, raft.time_ns)
-        if apply is not None and (answer is None or apply.time_ns <= answer.time_ns):
-            way.to(RAFT_NODE, "at work", apply.time_ns)
+            if answer is None and apply is None:
+                self._through_raft(way, raft.time_ns, self._now)
+            where = (RAFT_NODE, AT_WORK)
+        if raft is not None and apply is not None and not _answered_before(answer, apply):
+            self._through_raft(way, raft.time_ns, apply.time_ns)
             taken = self._received(APPLIER, RAFT_NODE, apply)
             where = self._waits(APPLIER, RAFT_NODE, apply)
             if taken is not None:
                 way.to(APPLIER, "in the mailbox", taken.time_ns)
-                where = (APPLIER, "at work")
+                where = (APPLIER, AT_WORK)
                 synced = self._synced_ns(apply)
                 if answer is not None:  # the word on the board came before that Flush was over
                     synced = min(synced, answer.time_ns)
@@ -165,8 +181,64 @@ class Explainer:
                 elif synced > taken.time_ns:
                     way.to(RAFT_NODE, SYNCING, synced)
             if answer is not None:
-                way.to(APPLIER, "at work", answer.time_ns)
+                way.to(APPLIER, AT_WORK, answer.time_ns)
         return self._ended("write", gateway, sent, way, (APPLIER, answer), where)
+
+    def _through_raft(self, way: _Way, since: int, until: int) -> None:
+        """Add a batch's time at the raft node, and in it the sync of the log that holds it."""
+        sync, view = self._types.get("Sync"), self._view
+        syncs = [one for one in self._trails[RAFT_NODE] if one.tag == sync and one.work_ns]
+        own = [one for one in syncs if one.time_ns >= since and _end(one) <= until]
+        if own:
+            # A leader writes what it is given at once; others when it has come back from theirs.
+            leads = view.raft("leader") == view.raft("member")
+            one = own[0] if leads else own[-1]
+            before = self._syncing_ns(since, one.time_ns)
+            if 2 * before <= one.time_ns - since:  # else it had to wait for the sync before
+                way.to(RAFT_NODE, WRITING if leads else AT_WORK, one.time_ns)
+            way.to(RAFT_NODE, SYNCING, _end(one))
+        elif until >= self._now and (began := view.raft("sync_since_ns")):
+            way.to(RAFT_NODE, AT_WORK, max(began, since))
+            way.to(RAFT_NODE, SYNCING, until)
+            return
+        way.to(RAFT_NODE, AT_WORK, until)
+
+    def _syncing_ns(self, start: int, end: int) -> int:
+        """Return how much of a time the raft node's log was being synced, by finished syncs."""
+        sync = self._types.get("Sync")
+        return sum(
+            max(0, min(_end(one), end) - max(one.time_ns, start))
+            for one in self._trails[RAFT_NODE]
+            if one.tag == sync
+        )
+
+    def _others(self, start: int, end: int) -> tuple[str, str]:
+        """Tell for whom a raft node waited that was not at work itself, and who that was."""
+        member, leader = self._view.raft("member"), self._view.raft("leader")
+        if not member or self._view.raft("alone"):
+            return AT_WORK, ""
+        if leader != member:
+            return (LEADER, f"{leader:x}") if leader else (NO_LEADER, "")
+        if end >= self._now:
+            return QUORUM, self._missing(f"{member:x}")
+        told = self._types.get("PeerReceived")
+        senders = [
+            record.correlation
+            for record in self._trails[RAFT_NODE]
+            if record.tag == told and record.kind == Kind.IN and start <= record.time_ns <= end
+        ]
+        return QUORUM, f"{senders[-1]:x} answered last" if senders else ""
+
+    def _missing(self, member: str) -> str:
+        """Ask the raft node which followers have not got all of its log."""
+        stats = (ask_actor(self._view, RAFT_NODE, "stats") if self._asks else None) or {}
+        last = stats.get("last_index", 0)
+        missing = [
+            follower
+            for follower, progress in stats.get("progress", {}).items()
+            if follower != member and progress["match"] < last
+        ]
+        return f"no answer yet of {', '.join(missing)}" if missing else ""
 
     def _synced_ns(self, apply: Record) -> int:
         """Tell when the Flush ended in which an Apply was sent ahead of the sync; now: not yet."""
@@ -187,9 +259,9 @@ class Explainer:
             where = self._waits(RAFT_NODE, gateway, sent)
         else:
             way.to(RAFT_NODE, "in the mailbox", raft.time_ns)
-            where = (RAFT_NODE, "at work")
+            where = (RAFT_NODE, AT_WORK)
             if answer is not None:
-                way.to(RAFT_NODE, "at work", answer.time_ns)
+                way.to(RAFT_NODE, AT_WORK, answer.time_ns)
         return self._ended("read", gateway, sent, way, (RAFT_NODE, answer), where)
 
     def _waits(self, name: str, sender: str, sent: Record) -> tuple[str, str] | None:
@@ -214,7 +286,7 @@ class Explainer:
             if not way.spans:
                 way.to(last, "on the way (recorders have forgotten)", got.time_ns - got.wait_ns)
             way.to(gateway, "in the mailbox", got.time_ns)
-            way.to(gateway, "at work", got.time_ns + got.work_ns)
+            way.to(gateway, AT_WORK, got.time_ns + got.work_ns)
         else:
             if answer is not None:
                 where = self._waits(gateway, last, answer)
@@ -223,8 +295,10 @@ class Explainer:
             way.to(*where, self._now)
         spans = tuple(self._with_cause(span, sent.time_ns) for span in way.spans)
         total = sum(span.length_ns for span in spans)
+        operations = tuple(operation_names(sent.operations))
         return Explanation(
             kind=kind,
+            operations=operations,
             gateway=gateway,
             correlation=sent.correlation,
             requests=sent.items,
@@ -232,7 +306,7 @@ class Explainer:
             total_ns=total,
             finished=got is not None,
             spans=spans,
-            verdict=verdict(spans, total, finished=got is not None),
+            verdict=verdict(spans, total, finished=got is not None, operations=operations),
         )
 
     def _is_past(self, gateway: str, sent: Record, last: str) -> bool:
@@ -250,9 +324,13 @@ class Explainer:
         for record in self._trails[span.actor]:
             if record.kind not in (Kind.IN, Kind.LOCAL) or not record.work_ns:
                 continue
+            if record.tag == self._types.get("Sync"):  # perhaps on another thread
+                continue
             shared = min(end, record.time_ns + record.work_ns) - max(start, record.time_ns)
             if shared > 0:
                 kind = self._view.type_name(record.tag)
+                if record.kind == Kind.LOCAL and record.operations:
+                    kind = _in_words(record.operations)
                 shares[kind] = shares.get(kind, 0) + shared
         longest = sum(shares.values())
         cause = max(shares, key=lambda kind: shares[kind], default="")
@@ -261,11 +339,17 @@ class Explainer:
         doing = self._now_doing(span.actor)
         if end >= self._now and doing.doing and _running_ns(doing) > longest:
             longest = min(_running_ns(doing), span.length_ns)
-            cause = f"{doing.doing}, running for {duration(_running_ns(doing))}"
+            operations = _in_words(self._view.doing_operations(span.actor))
+            cause = f"{operations or doing.doing}, running for {duration(_running_ns(doing))}"
         if end >= self._now and doing.state == FROZEN:
             longest, cause = span.length_ns, "a stopped process"
-        behind = cause if 2 * longest >= span.length_ns else ""
-        return Span(span.actor, span.what, span.start_ns, span.length_ns, behind)
+        what, behind = span.what, cause if 2 * longest >= span.length_ns else ""
+        if span.actor == RAFT_NODE and what == AT_WORK:
+            if behind == "Flush" and 2 * self._syncing_ns(start, end) >= span.length_ns:
+                what, behind = SYNCING, ""
+            elif not behind:
+                what, behind = self._others(start, end)
+        return Span(span.actor, what, span.start_ns, span.length_ns, behind)
 
     def _now_doing(self, name: str) -> Sample:
         found = self._doing.get(name)
@@ -284,52 +368,98 @@ class _Way:
     def to(self, actor: str, what: str, until_ns: int) -> None:
         """Add the stretch that ends at `until_ns`."""
         until_ns = max(until_ns, self._at)
+        if until_ns == self._at and self.spans and self.spans[-1].actor == actor:
+            return  # nothing to tell
         self.spans.append(Span(actor, what, self._at - self._began, until_ns - self._at))
         self._at = until_ns
+
+
+def _end(record: Record) -> int:
+    return record.time_ns + record.work_ns
+
+
+def _answered_before(answer: Record | None, apply: Record) -> bool:
+    """Whether an Apply was sent too late to be the one that an answer came of."""
+    return answer is not None and answer.time_ns < apply.time_ns
+
+
+def _in_words(operations: int) -> str:
+    return " and ".join(operation_names(operations))
 
 
 def _running_ns(sample: Sample) -> int:
     return round(sample.doing_seconds * 1e9)
 
 
-def verdict(spans: Sequence[Span], total_ns: int, *, finished: bool) -> str:
-    """Say in a sentence where the time went."""
+def verdict(
+    spans: Sequence[Span], total_ns: int, *, finished: bool, operations: Sequence[str] = ()
+) -> str:
+    """Say in a sentence where the time went: `412 ms, Put: 390 ms waiting in ...`."""
+    head = duration(total_ns) if finished else f"not answered for {duration(total_ns)}"
+    head += f", {' and '.join(operations)}" if operations else ""
     if not spans:
-        return f"{duration(total_ns)}"
+        return head
     worst = max(spans, key=lambda span: span.length_ns)
     if worst.what == "in the mailbox":
         words = f"waiting in {worst.actor}'s mailbox"
         words += f" behind {worst.behind}" if worst.behind else ""
-    elif worst.what == SYNCING:
-        words = f"in {worst.actor}, {SYNCING}"
+    elif worst.what == SYNCING or (worst.what == WRITING and not worst.behind):
+        words = f"in {worst.actor}, {worst.what}"
+    elif worst.what in (QUORUM, LEADER, NO_LEADER):
+        words = f"in {worst.actor}, {worst.what}"
+        words += f": {worst.behind}" if worst.behind else ""
     elif worst.behind:
         words = f"in {worst.actor}, in {worst.behind}"
-    elif worst.what == "at work":
+    elif worst.what == AT_WORK:
         words = f"in {worst.actor}, waiting for others"
     else:
         words = worst.what
-    head = duration(total_ns) if finished else f"not answered for {duration(total_ns)}"
     return f"{head}: {duration(worst.length_ns)} {words}"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Declare what `troupectl explain` takes."""
+    command.add_argument(
+        "--over",
+        "--slower-than",
+        type=milliseconds,
+        default=0.0,
+        metavar="DURATION",
+        help="only what took so long (200ms, 0.5s; a bare number is milliseconds)",
+    )
+    command.add_argument("--limit", type=int, default=5, help="only so many")
+    command.add_argument(
+        "--kept", action="store_true", help="what gateways have kept: slow ones, else samples"
+    )
 
 
 def explain(view: MemberView, *, slower_than_ms: float = 0.0, limit: int = 5) -> dict[str, Any]:
     """Return the slowest writes and rounds of reads that the recorders hold."""
-    found = Explainer(view).all(round(slower_than_ms * 1e6))
+    found = Explainer(view, asks=True).all(round(slower_than_ms * 1e6))
     return {"explained": len(found), "slowest": [one.to_dict() for one in found[:limit]]}
 
 
-def kept(view: MemberView) -> dict[str, Any]:
-    """Return what gateways have kept: slow requests, and a sample each second; newest first.
+def kept(
+    view: MemberView, *, slower_than_ms: float = 0.0, limit: int | None = None
+) -> dict[str, Any]:
+    """Return what gateways have kept: slow requests, else a sample each second; newest first.
 
     A gateway that does not answer is passed over.
     """
     answers = [
         ask_actor(view, name, "slow") for name in view.actors() if name.startswith("gateway-")
     ]
-    found = [one for answer in answers for one in (answer or {}).get("slow", [])]
-    samples = [one for answer in answers for one in (answer or {}).get("samples", [])]
+    found, samples = (
+        [
+            one
+            for answer in answers
+            for one in (answer or {}).get(which, [])
+            if one["total_ns"] >= slower_than_ms * 1e6
+        ]
+        for which in ("slow", "samples")
+    )
     chosen = sorted(found or samples, key=lambda one: -one["began_ns"])
-    return {"explained": len(chosen), "slow": len(found), "slowest": chosen}
+    return {"explained": len(chosen), "slow": len(found), "slowest": chosen[:limit]}
 
 
 def rendered(found: dict[str, Any]) -> RenderableType:
@@ -338,7 +468,8 @@ def rendered(found: dict[str, Any]) -> RenderableType:
         return Text("no such request is in the recorders")
     parts: list[RenderableType] = []
     for one in found["slowest"]:
-        head = f"{one['kind']} of {one['requests']} requests by {one['gateway']}: {one['verdict']}"
+        count = f" of {one['requests']} requests" if one["requests"] else ""
+        head = f"{one['kind']}{count} by {one['gateway']}: {one['verdict']}"
         table = Table(title=head, title_justify="left", title_style="bold")
         for column in ("actor", "what", "for", "", "behind"):
             table.add_column(column, justify="right" if column == "for" else "left", no_wrap=True)

@@ -109,6 +109,7 @@ class MemberView:
             raise ObserveError(f"cannot read the member's state in {run_dir}: {error}") from None
         self._expired: dict[str, int] = self.info.get("expired", {})
         self._tags: dict[str, str] = self.info.get("tags", {})
+        self._raft: dict[str, int] = self.info.get("raft", {})
 
     def actors(self) -> Iterator[str]:
         """Return the names of the children, in start order."""
@@ -145,6 +146,14 @@ class MemberView:
             work=latency.read(board, name, Latency.WORK),
             flush=latency.read(board, name, Latency.FLUSH),
         )
+
+    def raft(self, word: str) -> int:
+        """Return a word of the raft node: member, leader, alone, sync_since_ns; 0 if unknown."""
+        return self.board.get("raft-node", self._raft[word]) if word in self._raft else 0
+
+    def doing_operations(self, name: str) -> int:
+        """Return which operations of clients an actor carries out now (kv.operations)."""
+        return self.board.get(name, Cell.OPERATIONS)
 
     def records(self, name: str) -> list[Record]:
         """Return what an actor's flight recorder holds, oldest first."""

@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from control.observe import MemberView
+from kv.operations import operation_names
 from transport.recorder import Kind, Record
 
 COLUMNS = ("at", "", "peer", "type", "seq", "items", "bytes", "wait", "work", "")
@@ -39,6 +40,7 @@ def row(view: MemberView, record: Record, epoch: float) -> dict[str, Any]:
         "items": record.items,
         "bytes": record.size,
         "correlation": record.correlation,
+        "operations": operation_names(record.operations),
         "wait_ns": record.wait_ns if record.kind == Kind.IN else None,
         "work_ns": record.work_ns if handled and record.work_ns else None,
         "unfinished": record.kind == Kind.IN and not record.work_ns,

@@ -14,6 +14,7 @@ Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgpack
@@ -67,6 +68,7 @@ class Machine:
 
     __slots__ = (
         "_alarmed",
+        "_begins",
         "_big",
         "_leases",
         "_progress",
@@ -77,7 +79,9 @@ class Machine:
         "executed",
     )
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, begins: Callable[[bytes], None] | None = None) -> None:
+        """`begins(ops)` is told of each batch before it is carried out."""
+        self._begins = begins
         self.executed = dict.fromkeys((Op.PUT, Op.DELETE_RANGE, Op.TXN), 0)
         """Requests carried out (also in what was rolled back): whoever counts them sets zero."""
         self._store = store
@@ -150,6 +154,8 @@ class Machine:
         if not data:
             return Applied(0, 0, [], first_revision, first_revision)
         batch = decode_batch(data)
+        if self._begins is not None:
+            self._begins(batch.ops)
         results = self._results(batch)
         return Applied(batch.session, batch.first_id, results, first_revision, progress.revision)
 

@@ -8,9 +8,9 @@ import platform
 import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from actors.metrics import GatewayMetric
+from actors.metrics import GatewayMetric, RaftMetric
 from control.fault import KEY_FILE
 from control.observe import BOARD_FILE, INFO_FILE
 from kv.version import VERSION
@@ -102,6 +102,15 @@ def served_urls(entry: BoundSocket) -> list[str]:
     return [f"{url.scheme}://{entry.address}" for url in entry.urls]
 
 
+RAFT_WORDS: Final = {
+    "member": RaftMetric.MEMBER_ID,
+    "leader": RaftMetric.LEADER,
+    "alone": RaftMetric.SOLE_VOTER,
+    "sync_since_ns": RaftMetric.SYNC_SINCE_NS,
+}
+"""What `troupectl explain` wants to know of the raft node."""
+
+
 def write_info(
     run_dir: Path,
     specs: Iterable[ChildSpec],
@@ -120,6 +129,7 @@ def write_info(
         "http_urls": urls.get("http", urls["client"]),
         "metrics_urls": urls.get("metrics", []),
         "tags": MESSAGE_NAMES,
+        "raft": {name: Cell.METRICS + word for name, word in RAFT_WORDS.items()},
         "expired": {
             spec.name: Cell.METRICS + GatewayMetric.EXPIRED
             for spec in specs

@@ -15,18 +15,12 @@ from typing import Final
 
 from actors.base import FLUSH_TAG, TICK_TAG
 from actors.messages import Checkpointed, Durable
-from actors.observing import LOCAL_TAG
+from actors.observing import MESSAGE_NAMES as MESSAGE_NAMES
 from actors.wire import WIRE
 from storage.failures import STORAGE_EXIT_CODE
 from supervisor.spec import ChildSpec
 
 _TAGS: Final = {cls: tag for tag, cls in WIRE.items()}
-MESSAGE_NAMES: Final = {tag: cls.__name__ for tag, cls in WIRE.items()} | {
-    FLUSH_TAG: "Flush",
-    TICK_TAG: "Tick",
-    LOCAL_TAG: "local message",
-}
-"""What an actor is doing, in words, by the tag on the board."""
 # One request may delete a million keys (20 s here), and would take as long again after a restart:
 # killing the applier for it would never end. A *stopped* process is found after `stuck_after`.
 APPLIER_ALLOWANCES: Final = {

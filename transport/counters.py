@@ -58,6 +58,7 @@ class Cell(IntEnum):
     BATCHES = 12  # actor: flushes
     ITEMS = 13  # actor: requests inside the messages handled
     CONNECTIONS = 14  # gateway: open client connections
+    OPERATIONS = 15  # applier: kv.operations that this Flush carries out
     METRICS = 64  # actor: METRIC_WORDS words named by its own table
 
 

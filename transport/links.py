@@ -229,6 +229,9 @@ class Links:
         self, kind: int, receiver: str, body: Any, items: int, now: int, sequence: int, size: int
     ) -> None:
         correlate = self.correlations.get(type(body))
+        correlation = operations = 0
+        if correlate is not None:
+            correlation, operations = correlate(body), getattr(body, "operations", 0)
         self.recorder.note(
             kind,
             self._codec.tag(body),
@@ -236,8 +239,9 @@ class Links:
             sequence,
             items,
             size,
-            correlate(body) if correlate is not None else 0,
+            correlation,
             now,
+            operations=operations,
         )
         if self.on_sent is not None and kind == _OUT:
             self.on_sent(receiver, body, items, now, sequence, size)

@@ -20,9 +20,10 @@ from typing import Final
 
 from transport.counters import RECORD_BYTES, RECORDS, Board
 
-_RECORD: Final = struct.Struct("<QQQQQQIIHBBI")
+_RECORD: Final = struct.Struct("<QQQQQQIIHBBHH")
 _WORK_WORD: Final = 3
 _U32: Final = (1 << 32) - 1
+_U16: Final = (1 << 16) - 1
 assert _RECORD.size == RECORD_BYTES
 
 
@@ -43,6 +44,8 @@ class Record:
 
     `peer` is the number of the other actor on the board; `size` the payload's bytes; `correlation`
     what ties it to others (see actors.observing). `wait_ns` is 0 unless it was received.
+    `operations` are those of clients (kv.operations) in what was sent, or in a Flush; 0 if nobody
+    has told. `incarnation` is its lowest 16 bits.
     """
 
     number: int
@@ -57,6 +60,7 @@ class Record:
     peer: int
     kind: int
     incarnation: int
+    operations: int = 0
 
 
 class Recorder:
@@ -70,7 +74,7 @@ class Recorder:
         self._count_word = board.recorder(name)
         self._base = 8 * (self._count_word + 1)
         self._count = self._words[self._count_word]
-        self._incarnation = incarnation
+        self._incarnation = incarnation & _U16
         self.enabled = True
 
     def note(
@@ -85,6 +89,7 @@ class Recorder:
         time_ns: int,
         wait_ns: int = 0,
         work_ns: int = 0,
+        operations: int = 0,
     ) -> int:
         """Write one record; return the word that takes its `work_ns` later."""
         count = self._count
@@ -105,6 +110,7 @@ class Recorder:
             peer,
             kind,
             self._incarnation,
+            operations,
         )
         self._words[self._count_word] = count + 1
         return (offset >> 3) + _WORK_WORD

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from actors.observing import CORRELATIONS, FLUSH_TAG, TICK_TAG, Observer
-from actors.wire import WIRE, codec
+from actors.observing import CORRELATIONS, MESSAGE_NAMES, Observer
+from actors.wire import codec
 from control.observe import MemberView
 from transport.counters import Board, Cell, State
 from transport.links import Links
@@ -26,8 +26,7 @@ class Paper:
             "data_dir": str(run_dir),
             "pid": 0,
             "client_urls": [],
-            "tags": {tag: cls.__name__ for tag, cls in WIRE.items()}
-            | {FLUSH_TAG: "Flush", TICK_TAG: "Tick"},
+            "tags": MESSAGE_NAMES,
             "children": [],
         }
         (run_dir / "info.json").write_text(json.dumps(info))

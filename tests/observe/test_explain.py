@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
 import pytest
 
-from actors.messages import Applied, Apply, Propose, ReadIndex, ReadStates
+from actors.messages import Applied, Apply, PeerReceived, Propose, ReadIndex, ReadStates
+from actors.observing import SYNC_TAG
 from actors.wire import WIRE
 from control import explain as explain_module
 from control.explain import Explanation, bar, explain, rendered
+from kv.operations import Operation
 from tests.observe.desk import Paper
 from transport.counters import Cell, Edge
 from transport.recorder import Kind, Recorder
 
 MS = 1_000_000
-KINDS: tuple[type, ...] = (Applied, Apply, Propose, ReadIndex, ReadStates)
+KINDS: tuple[type, ...] = (Applied, Apply, PeerReceived, Propose, ReadIndex, ReadStates)
 TAGS = {kind: next(tag for tag, cls in WIRE.items() if cls is kind) for kind in KINDS}
 FLUSH = 250
 
@@ -30,9 +33,17 @@ class Story:
         self.rings = {name: Recorder(paper.board, name, 1) for name in paper.board.names}
 
     def sent(
-        self, name: str, to: str, kind: type, at: float, number: int, sequence: int, items: int = 1
+        self,
+        name: str,
+        to: str,
+        kind: type,
+        at: float,
+        number: int,
+        sequence: int,
+        items: int = 1,
+        operations: int = 0,
     ) -> None:
-        self._note(name, to, Kind.OUT, kind, at, number, sequence, items, 0, 0)
+        self._note(name, to, Kind.OUT, kind, at, number, sequence, items, 0, 0, operations)
         edge = self.paper.board.edge(name, to)
         self.paper.board.words[edge + Edge.SENT] = sequence + 1
 
@@ -51,9 +62,12 @@ class Story:
         edge = self.paper.board.edge(sender, name)
         self.paper.board.words[edge + Edge.HANDLED] = sequence + 1
 
-    def flushed(self, name: str, at: float, work: float) -> None:
+    def flushed(self, name: str, at: float, work: float, operations: int = 0) -> None:
+        self.local(name, FLUSH, at, work, operations)
+
+    def local(self, name: str, tag: int, at: float, work: float, operations: int = 0) -> None:
         at_ns, work_ns = self.began + round(at * MS), round(work * MS)
-        self.rings[name].note(Kind.LOCAL, FLUSH, 1, 0, 0, 0, 0, at_ns, 0, work_ns)
+        self.rings[name].note(Kind.LOCAL, tag, 1, 0, 0, 0, 0, at_ns, 0, work_ns, operations)
 
     def _note(
         self,
@@ -67,6 +81,7 @@ class Story:
         items: int,
         wait: float,
         work: float,
+        operations: int = 0,
     ) -> None:
         self.rings[name].note(
             direction,
@@ -79,6 +94,7 @@ class Story:
             self.began + round(at * MS),
             round(wait * MS),
             round(work * MS),
+            operations,
         )
 
     def explained(self) -> dict[str, object]:
@@ -137,6 +153,119 @@ def test_the_verdict_names_what_a_mailbox_waited_behind(story: Story) -> None:
     assert story.explained()["verdict"] == (
         "395.5 ms: 390.0 ms waiting in applier's mailbox behind Apply"
     )
+
+
+def test_the_verdict_names_the_request_and_what_a_flush_carried_out(story: Story) -> None:
+    story.flushed("applier", 1, 399, int(Operation.COMPACT))
+    both = int(Operation.PUT | Operation.TXN)
+    story.sent("gateway-0", "raft-node", Propose, 0, 41, 9, operations=both)
+    story.handled("raft-node", "gateway-0", Propose, 1, 41, 9, wait=1)
+    story.sent("raft-node", "applier", Apply, 10, 70, 5)
+    story.handled("applier", "raft-node", Apply, 400, 70, 5, wait=390)
+    story.sent("applier", "gateway-0", Applied, 402, 41, 3)
+    story.handled("gateway-0", "applier", Applied, 403, 41, 3, wait=1, work=9)
+
+    one = story.explained()
+
+    assert one["operations"] == ("Put", "Txn")
+    assert one["verdict"] == (
+        "412.0 ms, Put and Txn: 390.0 ms waiting in applier's mailbox behind Compact"
+    )
+
+
+def test_what_an_actor_carries_out_now_is_named(story: Story) -> None:
+    story.sent("gateway-0", "raft-node", Propose, 0, 41, 9, operations=int(Operation.PUT))
+    story.handled("raft-node", "gateway-0", Propose, 1, 41, 9, wait=1)
+    story.sent("raft-node", "applier", Apply, 2, 70, 5)
+    board = story.paper.board
+    board.words[board.edge("raft-node", "applier") + Edge.HANDLED] = 5
+    board.set("applier", Cell.OPERATIONS, int(Operation.DELETE_RANGE))
+    board.set("applier", Cell.SINCE_NS, story.began)
+    board.set("applier", Cell.TAG, FLUSH)
+
+    verdict = str(story.explained()["verdict"])
+
+    assert verdict.startswith("not answered for 10.")
+    assert ", Put: " in verdict
+    assert "behind DeleteRange, running for 10." in verdict
+
+
+def led(story: Story, *, leader: int) -> None:
+    """Member 7 in a cluster; its put takes until 400 ms to be committed."""
+    words = {"member": 400, "leader": 401, "alone": 402, "sync_since_ns": 403}
+    info = json.loads((story.paper.run_dir / "info.json").read_text())
+    (story.paper.run_dir / "info.json").write_text(json.dumps(info | {"raft": words}))
+    story.paper.board.set("raft-node", 400, 7)
+    story.paper.board.set("raft-node", 401, leader)
+    story.sent("gateway-0", "raft-node", Propose, 0, 41, 9)
+    story.handled("raft-node", "gateway-0", Propose, 1, 41, 9, wait=1)
+    story.sent("raft-node", "applier", Apply, 400, 70, 5)
+    story.handled("applier", "raft-node", Apply, 401, 70, 5, wait=1)
+    story.sent("applier", "gateway-0", Applied, 402, 41, 3)
+    story.handled("gateway-0", "applier", Applied, 403, 41, 3, wait=1)
+
+
+def test_a_leaders_own_sync_is_told_from_its_followers(story: Story) -> None:
+    story.local("raft-node", SYNC_TAG, 2, 300)
+    story.handled("raft-node", "applier", PeerReceived, 399, 9, 1, wait=1)
+    led(story, leader=7)
+
+    one = story.explained()
+
+    assert lengths(one)[1:4] == [
+        ("raft-node", "writing the log", 1.0),
+        ("raft-node", "syncing the log", 300.0),
+        ("raft-node", "waiting for a quorum of followers", 98.0),
+    ]
+    assert one["verdict"] == "403.0 ms: 300.0 ms in raft-node, syncing the log"
+
+
+def test_a_flush_that_only_syncs_is_called_a_sync(story: Story) -> None:
+    story.local("raft-node", SYNC_TAG, 2, 180)
+    story.local("raft-node", SYNC_TAG, 190, 205)
+    story.flushed("raft-node", 2, 397)
+    led(story, leader=11)
+
+    one = story.explained()
+
+    assert [what for _, what, _ in lengths(one)[1:3]] == ["syncing the log", "at work"]
+    assert str(one["verdict"]).endswith("in raft-node, syncing the log")
+
+
+def test_a_sync_has_to_wait_for_the_one_before(story: Story) -> None:
+    story.local("raft-node", SYNC_TAG, -50, 200)
+    story.local("raft-node", SYNC_TAG, 150, 240)
+    led(story, leader=7)
+
+    assert story.explained()["verdict"] == "403.0 ms: 389.0 ms in raft-node, syncing the log"
+
+
+@pytest.mark.parametrize(
+    ("leader", "words"),
+    [
+        (7, "waiting for a quorum of followers: 9 answered last"),
+        (11, "waiting for the leader: b"),
+        (0, "waiting for an election"),
+    ],
+)
+def test_for_whom_a_raft_node_waits_is_said(story: Story, leader: int, words: str) -> None:
+    story.handled("raft-node", "applier", PeerReceived, 20, 8, 1, wait=1)
+    story.handled("raft-node", "applier", PeerReceived, 399, 9, 2, wait=1)
+    led(story, leader=leader)
+
+    assert story.explained()["verdict"] == f"403.0 ms: 399.0 ms in raft-node, {words}"
+
+
+def test_a_sync_under_way_on_the_thread_is_told_as_such(story: Story) -> None:
+    led(story, leader=7)
+    story.sent("gateway-0", "raft-node", Propose, 500, 42, 10)
+    story.handled("raft-node", "gateway-0", Propose, 501, 42, 10, wait=1)
+    story.paper.board.set("raft-node", 403, story.began + 502 * MS)
+
+    verdict = str(explain(story.paper.view())["slowest"][0]["verdict"])
+
+    assert verdict.startswith("not answered for 9.")
+    assert verdict.endswith("in raft-node, syncing the log")
 
 
 def sent_ahead(story: Story) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ from etcdpb import rpc_pb2 as pb
 from tests.client import Client
 from tests.member import Member
 from tests.supervisor.toys import eventually
-from transport.counters import Cell
+from transport.counters import Cell, Edge, State
 
 pytestmark = pytest.mark.e2e
 FLOOD = 700
@@ -73,6 +75,55 @@ def scraped(member: Member, metric: str, **labels: str) -> float:
         if sample.name == metric and labels.items() <= sample.labels.items()
     ]
     return found
+
+
+def scrape(member: Member) -> dict[str, dict[str, list[tuple[dict[str, str], float]]]]:
+    """Return what one scrape tells of actors: by actor, then by name without `trouped_actor_`."""
+    found: dict[str, dict[str, list[tuple[dict[str, str], float]]]] = {}
+    for family in text_string_to_metric_families(got(member, "/metrics")):
+        for sample in family.samples:
+            if sample.name.startswith("trouped_actor_"):
+                of_actor = found.setdefault(sample.labels["actor"], {})
+                name = sample.name.removeprefix("trouped_actor_")
+                of_actor.setdefault(name, []).append((sample.labels, sample.value))
+    return found
+
+
+def figures(view: MemberView, name: str) -> dict[str, float]:
+    """Return by their names in Prometheus what `troupectl top` makes its columns of."""
+    sample = view.sample(name)
+    edges_in = [view.edge(other, name) for other in view.board.names]
+    return {
+        "pid": sample.pid,
+        "frozen": sample.state == "frozen",
+        "incarnation": sample.incarnation,
+        "restarts_total": sample.restarts,
+        "mailbox_depth": sample.depth,
+        "received_total": sample.handled + ended(view, name, Edge.HANDLED_ENDED),
+        "received_requests_total": sample.handled_items,
+        "sent_total": sample.sent + ended(view, name, Edge.SENT_ENDED),
+        "dropped_total": sum(edge.dropped for edge in edges_in),
+        "lost_total": sample.lost,
+        "expired_total": sample.expired,
+        "busy_seconds_total": sample.busy_ns / 1e9,
+        "cpu_seconds_total": sample.cpu_seconds,
+        "wait_seconds_count": sample.wait.count,
+        "wait_seconds_sum": sample.wait.sum_ns / 1e9,
+        "work_seconds_count": sample.work.count,
+        "work_seconds_sum": sample.work.sum_ns / 1e9,
+        "flush_seconds_count": sample.flush.count,
+        "flush_seconds_sum": sample.flush.sum_ns / 1e9,
+    }
+
+
+def ended(view: MemberView, name: str, word: Edge) -> int:
+    board = view.board
+    return sum(
+        board.words[
+            (board.edge(name, other) if word is Edge.SENT_ENDED else board.edge(other, name)) + word
+        ]
+        for other in board.names
+    )
 
 
 def waits(view: MemberView) -> int:
@@ -182,3 +233,52 @@ def test_an_actor_stuck_in_a_message_is_shown_by_its_name_everywhere_then_replac
     assert "Apply" in [record["type"] for record in report["recorder"]]
     stuck = [event for event in ctl(capsys, view, "events") if event["event"] == "stuck"]
     assert [event["doing"] for event in stuck] == ["Apply"]
+
+
+def test_everything_that_top_shows_is_in_prometheus_for_every_actor(
+    member: Member, view: MemberView, client: Client
+) -> None:
+    for _ in range(20):
+        assert client.answer(pb.PutRequest(key=b"a"), timeout=10.0).ok
+    os.kill(view.sample("applier").pid, signal.SIGSTOP)
+    try:
+        answer = client.begin(pb.PutRequest(key=b"b"), timeout=0.3)
+        assert not answer().ok  # one that expires, with something left in a mailbox
+        eventually(lambda: view.sample("applier").oldest_seconds > 0.3, "it waits")
+        before = {name: figures(view, name) for name in view.actors()}
+        scraped = scrape(member)
+        after = {name: figures(view, name) for name in view.actors()}
+        rows = {row["name"]: row for row in top.once(view, 0.05)}
+    finally:
+        os.kill(view.sample("applier").pid, signal.SIGCONT)
+
+    assert set(scraped) == set(before)
+    for name, told in scraped.items():
+        for figure, low in before[name].items():
+            (only,) = told[figure]
+            assert low <= only[1] <= after[name][figure], f"{figure} of {name}"
+        state = State(int(told["state"][0][1])).name.lower()
+        assert rows[name]["state"] in (state, "frozen")
+        memory = told["pss_bytes"][0][1]
+        assert memory == pytest.approx(rows[name]["pss_bytes"], rel=0.2)
+        assert told["oldest_message_seconds"][0][1] <= view.sample(name).oldest_seconds + 60.0
+    assert scraped["applier"]["frozen"][0][1] == 1.0
+    assert scraped["applier"]["oldest_message_seconds"][0][1] > 0.3
+    assert scraped["gateway-0"]["expired_total"][0][1] >= 1.0
+    assert {row["expired"] for row in rows.values() if row["name"] != "gateway-0"} == {0}
+    shown = {
+        (name, labels["message"])
+        for name, told in scraped.items()
+        for labels, value in told.get("current_message", [])
+        if value == 1.0
+    }
+    eventually(lambda: client.answer(pb.PutRequest(key=b"c"), timeout=5.0).ok, "it goes on")
+    assert all(name in rows and message for name, message in shown)
+
+
+def test_the_type_of_the_current_message_is_in_prometheus(member: Member, view: MemberView) -> None:
+    suspend(view, RECEIVER)
+
+    assert scraped(member, "trouped_actor_current_message", actor=RECEIVER) == 1.0
+    assert scraped(member, "trouped_actor_current_message", actor=RECEIVER, message="local message")
+    assert scraped(member, "trouped_actor_current_message_seconds", actor=RECEIVER) > 0.0

@@ -18,6 +18,7 @@ import pytest
 
 from actors.actor_metrics import BUCKET_BITS, buckets
 from actors.debug_pages import Rates
+from control.__main__ import run
 from etcdpb import rpc_pb2 as pb
 from tests.client import Client
 from tests.member import Member
@@ -87,6 +88,44 @@ def test_edges_events_slow_requests_and_crashes_are_served(member: Member) -> No
 )
 def test_what_there_is_not_is_not_found(member: Member, path: str) -> None:
     assert status(member, path) == 404
+
+
+@pytest.mark.e2e
+def test_explain_takes_over_http_what_the_command_takes(
+    member: Member, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Client(member.endpoint) as client:
+        for _ in range(12):
+            assert client.answer(pb.PutRequest(key=b"a", value=SECRET)).ok
+
+    everything = get(member, "/explain.json?limit=1000")
+    totals = sorted((one["total_ns"] for one in everything["slowest"]), reverse=True)
+    middle_ms = totals[5] / 1e6
+    some = get(member, f"/explain.json?over={middle_ms}&limit=3")
+    kept = get(member, "/explain.json?kept&over=0&limit=1")
+    command = ["explain", "--limit=2", "--json", "--run-dir", str(member.view.run_dir)]
+
+    assert everything["explained"] == len(totals) >= 12
+    assert [one["total_ns"] for one in some["slowest"]] == totals[:3]
+    assert some["explained"] == 6
+    assert get(member, "/explain.json?over=1000s")["slowest"] == []
+    assert get(member, "/explain.json?over=0.000001s&limit=0")["slowest"] == []
+    assert len(get(member, "/explain.json")["slowest"]) == 10
+    assert set(kept) == {"explained", "slow", "slowest"}
+    assert len(kept["slowest"]) == 1
+    assert run([*command, f"--over={middle_ms}ms"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "explained": some["explained"],
+        "slowest": some["slowest"][:2],
+    }
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    "query", ["over=", "over=fast", "over=-1ms", "over=1h", "limit=", "limit=x", "limit=-1"]
+)
+def test_explain_refuses_what_is_no_duration_or_limit(member: Member, query: str) -> None:
+    assert status(member, f"/explain.json?{query}") == 400
 
 
 @pytest.mark.e2e
