@@ -14,7 +14,7 @@ from transport.counters import Board, Cell
 
 
 class RaftMetric(IntEnum):
-    """Words of the raft node. Gauges first, then counters, then the fsync histogram."""
+    """Words of the raft node. Gauges first, then counters, then the histograms of the disk."""
 
     TERM = 0
     LEADER = 1
@@ -38,6 +38,7 @@ class RaftMetric(IntEnum):
     LED_AT = 19  # CLOCK_BOOTTIME in ns of the last tick as leader
     PEER_MESSAGES_REFUSED = 20
     FSYNC = 32
+    WAL_WRITE = 48
 
 
 class ApplierMetric(IntEnum):

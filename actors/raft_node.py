@@ -135,13 +135,14 @@ class RaftNode(Actor):
             max_wals=int(config["max_wals"]),
             out_of_space=self._note_space,
             watch=lambda descriptor: self.actor_inbox.watch(descriptor, self._synced),
+            syncs=Histogram(self.board, self.name, RaftMetric.FSYNC),
+            writes=Histogram(self.board, self.name, RaftMetric.WAL_WRITE),
         )
         self._storage = self._log.storage
         self._feed = Feed(self._storage, partial(self.send, "applier"), self._applier_open)
         hard_state, _ = self._storage.initial_state()
         self._term = hard_state.term
         self._feed.may_apply = recovered.applied_index
-        self._fsync = Histogram(self.board, self.name, RaftMetric.FSYNC)
         self._node = RawNode(
             Config(
                 id=self._id,
@@ -462,14 +463,11 @@ class RaftNode(Actor):
         if self._sole_voter and entries:
             # Durable at the only voter is committed; the applier may be looking for it.
             self.metric(RaftMetric.COMMITTED_INDEX, entries[-1].index)
-        self._fsync.observe(log.sync_ns)
         self._let_out(order.responses)
 
     def _synced(self) -> None:
         """The sync thread has finished something; a Flush follows."""
-        responses = self._log.synced()
-        self._fsync.observe(self._log.sync_ns)
-        self._let_out(responses)
+        self._let_out(self._log.synced())
 
     def _let_out(self, responses: Any) -> None:
         for response in responses:

@@ -19,6 +19,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic_ns
 
 from raft.errors import CompactedError, UnavailableError
 from raft.state import Entry, HardState, SnapshotMetadata
@@ -87,6 +88,8 @@ class Wal:
         self._sync_lock = threading.Lock()  # an error is told to one of two concurrent syncs only
         self._error: WalDiskError | None = None
         self.bytes_written = 0
+        self.write_ns = 0
+        """What the last record's write(2) took."""
         self.outgrows = False
         """Whether a segment may grow to twice its size while the next one is not ready: another
         thread prepares it, and a roll would have to wait for that."""
@@ -354,10 +357,12 @@ class Wal:
             previous=self._previous,
         )
         offset = self._offset
+        started = monotonic_ns()
         try:
             written = self._files.pwrite(self._descriptor, parts, offset)
         except OSError as error:
             raise self._refused(error, "write") from error
+        self.write_ns = monotonic_ns() - started
         self._offset = offset + written
         self._previous = crc
         self._sequence += 1
