@@ -129,6 +129,7 @@ class Applier(Actor):
         self._commit_took = Histogram(self.board, self.name, ApplierMetric.COMMIT)
         self._leases = LeaseCounts(self.board, self.name)
         self._ballast.keep()
+        self._keep_room()
         self.metric(ApplierMetric.NO_SPACE, not self._ballast.present)
         self._applied_index = self._machine.applied_index
         self._note_progress()
@@ -274,6 +275,7 @@ class Applier(Actor):
         if not self._ballast.present:
             kept = self._ballast.keep()
             self.metric(ApplierMetric.NO_SPACE, not kept or bool(self._waiting))
+            self._keep_room()
 
     def _settle(self) -> None:
         """Carry out what waits, commit what the log has committed."""
@@ -332,6 +334,7 @@ class Applier(Actor):
         self._held = None
         self._applied_index = machine.applied_index
         self._retry_pause = 0.05
+        self._keep_room()
         self._tell(held)
 
     def _tell(self, held: _Held) -> None:
@@ -415,11 +418,17 @@ class Applier(Actor):
         self._roll_back()
         self.metric(ApplierMetric.NO_SPACE, 1)
         freed = self._ballast.release()
+        self._keep_room()
         self.log.error("no space left for the database", freed_bytes=freed)
         now = time.monotonic()
         self._retry_at = now if freed else now + self._retry_pause
         self._retry_pause = min(RETRY_SECONDS_MAX, 2 * self._retry_pause)
         self.actor_inbox.wake_at(self._retry_at)
+
+    def _keep_room(self) -> None:
+        """Without a ballast: see to it that a member restarted on a full disk can serve reads."""
+        if not self._ballast.present:
+            self._store.keep_room(self._ballast.room_bytes)
 
     def _roll_back(self) -> None:
         """Throw away everything since the last commit."""

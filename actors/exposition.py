@@ -247,6 +247,12 @@ class MemberCollector(Collector):
         for name, text, actor, word in (
             ("etcd_disk_wal_fsync_duration_seconds", "fsyncs.", "raft-node", RaftMetric.FSYNC),
             (
+                "etcd_disk_wal_write_duration_seconds",
+                "Writes of the log, one a batch.",
+                "raft-node",
+                RaftMetric.WAL_WRITE,
+            ),
+            (
                 "etcd_disk_backend_commit_duration_seconds",
                 "Commits of the database.",
                 "applier",
@@ -269,7 +275,7 @@ class MemberCollector(Collector):
             family = HistogramMetricFamily(name, text)
             family.add_metric((), buckets, total)
             yield family
-            if actor == "raft-node":
+            if word == RaftMetric.FSYNC and actor == "raft-node":
                 yield _counter("trouped_wal_fsyncs", "fdatasyncs of the log.", running)
 
     def _actors(self) -> Iterator[Metric]:

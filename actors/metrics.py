@@ -14,7 +14,7 @@ from transport.counters import Board, Cell
 
 
 class RaftMetric(IntEnum):
-    """Words of the raft node. Gauges first, then counters, then the fsync histogram."""
+    """Words of the raft node. Gauges first, then counters, then the histograms of the disk."""
 
     TERM = 0
     LEADER = 1
@@ -39,6 +39,7 @@ class RaftMetric(IntEnum):
     PEER_MESSAGES_REFUSED = 20
     SYNC_SINCE_NS = 21  # CLOCK_MONOTONIC; 0 while the thread that syncs the log has nothing to do
     FSYNC = 32
+    WAL_WRITE = 48
 
 
 class ApplierMetric(IntEnum):

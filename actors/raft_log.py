@@ -64,12 +64,15 @@ class RaftLog:
         max_wals: int,
         out_of_space: Callable[[str], None],
         watch: Callable[[int], None],
+        syncs: Histogram,
+        writes: Histogram,
         syncing: Callable[[int], None] = lambda since_ns: None,
     ) -> None:
         """`out_of_space(text)` is called for every try on a full disk, with "" when it is over.
 
         `watch(descriptor)` is called with what becomes readable when `synced` has news,
         `syncing(since)` with CLOCK_MONOTONIC in ns when the thread begins a sync, 0 after the last.
+        `syncs` and `writes` count what the disk takes for a batch.
         """
         self.wal = recovered.wal
         self.storage = recovered.storage
@@ -87,6 +90,7 @@ class RaftLog:
         self._max_wals = max_wals
         self._out_of_space = out_of_space
         self._watch = watch
+        self._syncs, self._writes = syncs, writes
         self._syncing = syncing
         syncing(0)
         self._unwritten: HardState | None = None
@@ -122,6 +126,7 @@ class RaftLog:
             except WalSpaceError as error:
                 self._out_of_space(str(error))
                 time.sleep(SPACE_RETRY_SECONDS)
+        self._writes.observe(self.wal.write_ns)
         self._unwritten = None
         self._out_of_space("")
         if entries:
@@ -195,6 +200,7 @@ class RaftLog:
         started = time.monotonic_ns()
         self.wal.sync()
         self.sync_ns = time.monotonic_ns() - started
+        self._syncs.observe(self.sync_ns)
         failpoints.hit("walAfterSync")
         failpoints.hit("raftAfterSave")
 
@@ -216,6 +222,7 @@ class RaftLog:
         """Return what may leave now that the sync thread has finished something."""
         assert self.syncer is not None, "nobody syncs"
         done, self.sync_ns = self.syncer.outcome()
+        self._syncs.observe(self.sync_ns)
         failpoints.hit("walAfterSync")
         failpoints.hit("raftAfterSave")
         leaving: list[AfterAppend] = []

@@ -43,7 +43,7 @@ from actors.messages import (
     SnapshotStatus,
     TransferLeader,
 )
-from actors.metrics import ApplierMetric, RaftMetric, TransportMetric
+from actors.metrics import ApplierMetric, Histogram, RaftMetric, TransportMetric
 from actors.peer_codec import decode_peer, encode_peer, read_peer
 from actors.raft_clients import CONTEXT, Clients
 from actors.raft_elections import Elections
@@ -135,6 +135,8 @@ class RaftNode(Actor):
             max_wals=int(config["max_wals"]),
             out_of_space=self._note_space,
             watch=lambda descriptor: self.actor_inbox.watch(descriptor, self._synced),
+            syncs=Fsyncs(self.board, self.name, self.observer),
+            writes=Histogram(self.board, self.name, RaftMetric.WAL_WRITE),
             syncing=partial(self.metric, RaftMetric.SYNC_SINCE_NS),
         )
         self._storage = self._log.storage
@@ -142,7 +144,6 @@ class RaftNode(Actor):
         hard_state, _ = self._storage.initial_state()
         self._term = hard_state.term
         self._feed.may_apply = recovered.applied_index
-        self._fsync = Fsyncs(self.board, self.name, self.observer)
         self._node = RawNode(
             Config(
                 id=self._id,
@@ -463,14 +464,11 @@ class RaftNode(Actor):
         if self._sole_voter and entries:
             # Durable at the only voter is committed; the applier may be looking for it.
             self.metric(RaftMetric.COMMITTED_INDEX, entries[-1].index)
-        self._fsync.observe(log.sync_ns)
         self._let_out(order.responses)
 
     def _synced(self) -> None:
         """The sync thread has finished something; a Flush follows."""
-        responses = self._log.synced()
-        self._fsync.observe(self._log.sync_ns)
-        self._let_out(responses)
+        self._let_out(self._log.synced())
 
     def _let_out(self, responses: Any) -> None:
         for response in responses:

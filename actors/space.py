@@ -2,6 +2,11 @@
 
 When the disk is full, committed entries must still be applied: a ballast file is kept beside the
 database and given back at that moment. It is made again when there is room for it twice over.
+
+While there is no ballast a quarter of it (ROOM_BYTES_MAX at most) is kept allocated at the end of
+the database's own log: what a member has to apply when it starts, before it can serve linearizable
+reads, is a term's first entry and its gateways' sessions, some ten pages, and the rest of the disk
+may be anybody's by then.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from typing import Final
 from storage.files import default_files
 
 BALLAST_BYTES: Final = 64 << 20
+ROOM_BYTES_MAX: Final = 1 << 20
 SHARE_OF_DISK: Final = 50  # at most a fiftieth of the file system: small disks get a small ballast
 
 
@@ -30,12 +36,20 @@ class Ballast:
         """Whether the reserve is there."""
         return self._present
 
+    @property
+    def room_bytes(self) -> int:
+        """How much is kept at the end of the database's log while there is no reserve."""
+        return min(ROOM_BYTES_MAX, self._size(os.statvfs(self._path.parent)) // 4)
+
+    def _size(self, disk: os.statvfs_result) -> int:
+        return min(BALLAST_BYTES, disk.f_blocks * disk.f_frsize // SHARE_OF_DISK)
+
     def keep(self) -> bool:
         """Make the file if it is missing and twice its size is free; tell if it is there."""
         if self._present:
             return True
         disk = os.statvfs(self._path.parent)
-        size = min(BALLAST_BYTES, disk.f_blocks * disk.f_frsize // SHARE_OF_DISK)
+        size = self._size(disk)
         if self._files.free_bytes(self._path.parent) < 2 * size:
             return False
         descriptor = os.open(self._path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)

@@ -6,6 +6,7 @@ grows with the number of keys; opening reads a handful of rows.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -15,11 +16,14 @@ import msgpack
 from kv.cluster import Member
 from kv.store import HistoryRow, Kept, KeptResults, Latest, Progress, Session, State
 from raft.state import ConfState
-from storage.database import BUSY_MILLISECONDS, DiskFullError
+from storage.database import BUSY_MILLISECONDS, PAGE_BYTES, DiskFullError
+from storage.failures import is_for_space
 from storage.leases import LeaseTable
 from storage.queries import Queries
 from storage.schema import signed, unsigned
 
+_LOG_HEADER_BYTES: Final = 32  # of the -wal file; before each of its pages stand 24 more
+_FRAME_BYTES: Final = 24 + PAGE_BYTES
 _INSERT_HISTORY: Final = "INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?)"
 _INSERT_KEY: Final = "INSERT INTO key VALUES (?, ?, ?, ?, ?)"
 _UPSERT_KEY: Final = (
@@ -103,6 +107,29 @@ class SqliteStore(LeaseTable):
         finally:
             self._connection.set_busy_timeout(BUSY_MILLISECONDS)
         self._frames = 0
+        return True
+
+    def keep_room(self, size: int) -> bool:
+        """Allocate `size` bytes of the -wal file beyond its last page; tell if they are there.
+
+        Zeros there are to SQLite what pages left from before a restart are: no part of the log. It
+        has no locks on this file that closing a second descriptor could drop.
+        """
+        end = _LOG_HEADER_BYTES + self._frames * _FRAME_BYTES + size
+        path = self._connection.filename + "-wal"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            if os.fstat(descriptor).st_size < end:
+                os.posix_fallocate(descriptor, 0, end)
+        except OSError as error:
+            if not is_for_space(error):
+                raise
+            return False
+        finally:
+            os.close(descriptor)
         return True
 
     # --- state ------------------------------------------------------------------------------------

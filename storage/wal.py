@@ -19,6 +19,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic_ns
 
 from raft.errors import CompactedError, UnavailableError
 from raft.state import Entry, HardState, SnapshotMetadata
@@ -53,8 +54,9 @@ class Wal:
 
     Invariants:
     - Records below `_synced` are durable; `_synced` <= `_sequence`, the number of the next record.
-    - A record never leaves its segment: before the first record of a segment is written, all of
-      the segment before is durable.
+    - A segment is begun only when the header of the one before is durable, and with it all that
+      came before that: at most the last two segments hold records that are not. A sync makes the
+      older of the two durable first.
     - After an error of the disk nothing is written any more; every call raises that error again.
     """
 
@@ -77,16 +79,21 @@ class Wal:
         self._offset, self._sequence = tail.offset, tail.sequence
         self._previous, self._seed = tail.previous, tail.seed
         self._synced = tail.sequence
+        self._begun = tail.begun
+        self._finished: tuple[int, int] | None = None
+        """The segment before, if it is not known durable: its descriptor, and its end by number."""
         self._snapshot_sequence = 0  # behind the record of the newest snapshot
         self._covered_before = state.snapshot.index  # by the snapshot before, which is durable
         self._start = 0  # where the segment's first record after its header stands, if known
         self._next = following
         self._directory = segments[-1].path.parent
         self._descriptor = segments[-1].descriptor
-        self._lock = threading.Lock()  # the index and the list of segments
+        self._lock = threading.Lock()  # the index, the list of segments, what a sync has to do
         self._sync_lock = threading.Lock()  # an error is told to one of two concurrent syncs only
         self._error: WalDiskError | None = None
         self.bytes_written = 0
+        self.write_ns = 0
+        """What the last record's write(2) took."""
         self.outgrows = False
         """Whether a segment may grow to twice its size while the next one is not ready: another
         thread prepares it, and a roll would have to wait for that."""
@@ -200,23 +207,30 @@ class Wal:
                 state.index.note(self._segments[-1].number, offset, first, count)
 
     def sync(self) -> None:
-        """Make durable all that was appended before this call; one fdatasync.
+        """Make durable all that was appended before this call; one fdatasync, two after a roll.
 
         Raises WalSyncError; then the log refuses further use, and so do all later calls.
         """
         with self._sync_lock:
             if self._error is not None:
                 raise self._error
-            sequence, descriptor = self._sequence, self._descriptor
-            if self._synced >= sequence:
-                return
-            try:
-                self._files.fdatasync(descriptor)
-            except OSError as error:
-                leave_marker(self._directory, self._files)
-                self._error = WalSyncError(f"wal: fdatasync: {error}")
-                raise self._error from error
-            self._synced = sequence
+            with self._lock:
+                sequence, descriptor, finished = self._sequence, self._descriptor, self._finished
+            if finished is not None:
+                self._sync_file(*finished)
+                self._finished = None
+            if self._synced < sequence:
+                self._sync_file(descriptor, sequence)
+
+    def _sync_file(self, descriptor: int, sequence: int) -> None:
+        """Make records below `sequence`, the last of which are in this file, durable."""
+        try:
+            self._files.fdatasync(descriptor)
+        except OSError as error:
+            leave_marker(self._directory, self._files)
+            self._error = WalSyncError(f"wal: fdatasync: {error}")
+            raise self._error from error
+        self._synced = sequence
 
     def save_snapshot(self, metadata: SnapshotMetadata, *, now: bool = True) -> None:
         """Record that a durable snapshot covers the log up to metadata.index, and sync.
@@ -309,6 +323,8 @@ class Wal:
         index = min(index, self._covered())
         removed: list[str] = []
         while 0 < keep < len(self._segments) and self._segments[1].next_index <= index + 1:
+            if len(self._segments) == 2 and self._finished is not None:
+                break  # it is still to be synced
             with self._lock:
                 oldest = self._segments.pop(0)
                 self._state.index.forget(self._segments[0].number)
@@ -343,7 +359,7 @@ class Wal:
             raise self._error
         length = record_bytes(len(body.content))
         beyond = self._offset + length - self._segment_bytes
-        waits = self.outgrows and not self._next.ready
+        waits = self.outgrows and not (self._next.ready and self._begun < self._synced)
         if beyond > (self._segment_bytes if waits else 0) and self._offset > self._start:
             self._roll()
         parts, crc = encode_record(
@@ -354,10 +370,12 @@ class Wal:
             previous=self._previous,
         )
         offset = self._offset
+        started = monotonic_ns()
         try:
             written = self._files.pwrite(self._descriptor, parts, offset)
         except OSError as error:
             raise self._refused(error, "write") from error
+        self.write_ns = monotonic_ns() - started
         self._offset = offset + written
         self._previous = crc
         self._sequence += 1
@@ -365,8 +383,12 @@ class Wal:
         return offset
 
     def _roll(self) -> None:
-        """Go on in the next segment; makes it here, with one sync, if it is not ready."""
-        self.sync()
+        """Go on in the next segment; makes it here, with one sync, if it is not ready.
+
+        What is not durable of the segment before is left to the next sync.
+        """
+        if self._synced <= self._begun:
+            self.sync()
         path, descriptor = self._next.take()
         state, number = self._state, self._segments[-1].number + 1
         next_index = state.index.last + 1
@@ -375,7 +397,7 @@ class Wal:
             encode_header(number, self._metadata, next_index, state.hard_state, state.snapshot),
             seed=seed,
             sequence=self._sequence,
-            doubted=0,
+            doubted=self._sequence - self._synced,
             previous=self._previous,
         )
         final = self._directory / segment_name(number, next_index)
@@ -388,7 +410,10 @@ class Wal:
             if isinstance(refused, WalSpaceError):
                 self._next.give_back(path, descriptor)
             raise refused from error
-        with self._sync_lock, self._lock:
+        with self._lock:
+            if self._synced < self._sequence:
+                self._finished = self._descriptor, self._sequence
+            self._begun = self._sequence
             self._segments.append(Segment(number, final, descriptor, next_index))
             self._descriptor, self._seed, self._previous = descriptor, seed, crc
             self._offset = self._start = written

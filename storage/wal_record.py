@@ -20,8 +20,9 @@ A reader that only needs to know what is where looks at no body: a record costs 
 
 Rules for reading:
 1. The first bad record ends the log, and it is a torn tail, unless rule 2 or 3 says otherwise.
-2. A good record further on that does not count the bad one among its `doubted` proves that the
-   bad one was durable: the log is corrupt.
+2. A good record further on, in the next segment too, that does not count the bad one among its
+   `doubted` proves that the bad one was durable: the log is corrupt. If there is none, what follows
+   the torn tail in the next segment is void.
 3. A record that is good in itself but does not continue the chain of CRCs proves the same.
 4. A segment's records end where the next segment's header begins by number: what follows them was
    written again into that next segment, after a sync had failed.

@@ -4,6 +4,9 @@ What the page cache shows after a failed sync can't be believed, and a process t
 leaves records that were written and never synced. So an open never trusts the tail: all records
 that no later one proves durable (usually one) are written again in place, which makes their pages
 dirty once more, together with zeros over a torn record, and synced: one write, one fdatasync.
+These records may begin in the segment before the last one, which the log leaves without waiting for
+its sync. If that one is torn, nothing of the last one was ever promised: it is dropped, durably,
+before anything is written where it would follow.
 If the marker says that a sync failed here, the same place is not tried again: these records go
 into a new segment, which voids them where they stood (RULES A7). The marker itself needs no sync:
 it has to live exactly as long as the page cache that it warns of.
@@ -64,6 +67,7 @@ class Tail:
     sequence: int
     previous: int
     seed: int
+    begun: int  # number of that segment's first record
 
 
 @dataclass(slots=True)
@@ -87,6 +91,9 @@ class Opening:
         self._free: list[Path] = []
         self._orphans: list[_Found] = []
         self._marked = False
+        self._behind: list[Record] = []
+        """Records of the segment before the last one that the last one does not prove durable."""
+        self._behind_end = 0
 
     def run(self, from_index: int) -> tuple[list[Segment], LogState, Tail, NextSegment, Replay]:
         """Return all that a Wal needs to go on, and what there was.
@@ -102,13 +109,15 @@ class Opening:
 
     def _run(self, from_index: int) -> tuple[list[Segment], LogState, Tail, NextSegment, Replay]:
         self._find()
+        reader, records, remains_end = self._read_tail()
         last = self._found[-1]
-        reader, records, remains_end = self._read_last(last)
         newest = last.header.snapshot
         for record in records:
             if record.type == RecordType.SNAPSHOT:
                 newest, _ = decode_snapshot(record.body)
         start = self._start(newest)
+        if self._marked and self._behind:  # what is written again begins in the segment before
+            start = min(start, len(self._found) - 2)
         state = LogState(self._found[start].header)
         state.keep_after = max(newest.index, from_index)
         for number in range(start, len(self._found) - 1):
@@ -122,12 +131,17 @@ class Opening:
         for record in records:
             state.feed(last.header.number, record)
         state.settle()
-        cut = self._make_tail_durable(last, records, reader.offset, remains_end)
+        if self._behind:
+            start, end = self._behind[0].offset, self._behind_end
+            self._write_in_place(self._found[-2], start, end, end)
+        self._write_in_place(last, _doubted(records)[0].offset, reader.offset, remains_end)
+        cut = remains_end - reader.offset
         replay = Replay(last.header.metadata, state.hard_state, state.snapshot, state.entries, cut)
         state.entries, state.keep_after = [], None
         for orphan in self._orphans:
             self._remove(orphan.path, orphan.descriptor)
-        tail = Tail(reader.offset, reader.sequence, reader.previous, last.header.seed)
+        header = last.header
+        tail = Tail(reader.offset, reader.sequence, reader.previous, header.seed, header.sequence)
         segments = [
             Segment(found.header.number, found.path, found.descriptor, found.header.next_index)
             for found in self._found
@@ -205,6 +219,34 @@ class Opening:
         self._files.close(descriptor)
         self._files.unlink(path)
 
+    def _read_tail(self) -> tuple[SegmentReader, list[Record], int]:
+        """Read the last segment; drop it if it was begun behind records that are lost.
+
+        As _read_last(), for what is the last one then. A segment is begun only when the header of
+        the one before is durable, so there is never more than one to drop.
+        """
+        last = self._found[-1]
+        reader, records, end = self._read_last(last)
+        durable, begun = _durable(records), last.header.sequence
+        if durable >= begun or len(self._found) == 1:  # one that was released was durable
+            return reader, records, end
+        before, files = self._found[-2], self._files
+        earlier = SegmentReader(files, before.descriptor, before.path, before.header)
+        behind = [record for record in earlier.records(begun) if record.sequence >= durable]
+        if earlier.sequence == begun:
+            self._behind, self._behind_end = behind, earlier.offset
+            return reader, records, end
+        lost, seed = earlier.sequence, last.header.seed
+        if read_remains(files, last.descriptor, 0, sequence=lost, seed=seed).proof is not None:
+            raise WalCorruptError(before.path, earlier.offset, "bad record")
+        self._found.pop()
+        self._remove(last.path, last.descriptor)
+        if self._spare is not None:  # made for the number after the one that is dropped
+            self._remove(*self._spare)
+            self._spare = None
+        files.sync_directory(self._directory)
+        return self._read_last(before)
+
     def _read_last(self, last: _Found) -> tuple[SegmentReader, list[Record], int]:
         """Read the last segment, its header first; return where what looks like records ends."""
         files = self._files
@@ -235,47 +277,49 @@ class Opening:
         raise WalCorruptError(found.path, 0, f"the segments from index {newest.index + 1} are gone")
 
     def _read_inner(self, place: int, state: LogState) -> None:
-        """Read a segment that is not the last: everything in it was durable."""
+        """Read a segment that is not the last: everything in it is good.
+
+        What has to be written again elsewhere is not taken into the state.
+        """
+        again = self._behind[0].sequence if self._marked and self._behind else None
         found, follower = self._found[place], self._found[place + 1]
         until = follower.header.sequence
         if until <= found.header.sequence:
             return
         reader = SegmentReader(self._files, found.descriptor, found.path, found.header)
         for record in reader.records(until):
-            state.feed(found.header.number, record)
+            if again is None or record.sequence < again:
+                state.feed(found.header.number, record)
         if reader.sequence != until:
             raise WalCorruptError(found.path, reader.offset, "bad record")
         if reader.previous != follower.header.previous:
             raise WalCorruptError(follower.path, 0, "broken chain of segments")
 
-    def _make_tail_durable(
-        self, last: _Found, records: list[Record], end: int, remains_end: int
-    ) -> int:
-        """Write again what no later record proves durable; zeros over a torn record."""
-        doubted = _doubted(records)
-        start = doubted[0].offset
-        kept = self._files.pread(last.descriptor, end - start, start)
+    def _write_in_place(self, found: _Found, start: int, end: int, remains_end: int) -> None:
+        """Make bytes [start, end) of a segment durable, with zeros over what follows them."""
+        kept = self._files.pread(found.descriptor, end - start, start)
         try:
-            self._files.pwrite(last.descriptor, [kept, bytes(remains_end - end)], start)
+            self._files.pwrite(found.descriptor, [kept, bytes(remains_end - end)], start)
         except OSError as error:
-            raise WalWriteError(f"wal: {last.path}: {error}") from error
+            raise WalWriteError(f"wal: {found.path}: {error}") from error
         try:
-            self._files.fdatasync(last.descriptor)
+            self._files.fdatasync(found.descriptor)
         except OSError as error:
             leave_marker(self._directory, self._files)
-            raise WalSyncError(f"wal: {last.path}: {error}") from error
-        return remains_end - end
+            raise WalSyncError(f"wal: {found.path}: {error}") from error
 
     def _write_tail_again(self, records: list[Record], state: LogState) -> None:
-        """Write the doubted records of the last segment into another one, and sync it."""
+        """Write the doubted records into another segment than those they are in, and sync it."""
         last, doubted = self._found[-1].header, _doubted(records)
-        first = doubted[0]
         for record in records[: len(records) - len(doubted)]:
             state.feed(last.number, record)
         state.settle()
         # A header that is doubted itself may never reach the disk: the new segment takes its name,
         # so that no segment without a header is left before the last one.
-        number = last.number if first.type == RecordType.SEGMENT else last.number + 1
+        replaces = doubted[0].type == RecordType.SEGMENT
+        number = last.number if replaces else last.number + 1
+        doubted = self._behind + doubted
+        first = doubted[0]
         making = self._next(number)
         path, descriptor = making.take()
         seed, sequence = int.from_bytes(os.urandom(4)), first.sequence
@@ -297,7 +341,8 @@ class Opening:
                 body, seed=seed, sequence=sequence + place, doubted=place, previous=previous
             )
             parts += written
-        self._publish(path, descriptor, segment_name(number, next_index), b"".join(parts))
+        name = self._found[-1].path.name if replaces else segment_name(number, next_index)
+        self._publish(path, descriptor, name, b"".join(parts))
 
     def _publish(self, path: Path, descriptor: int, name: str, content: bytes) -> None:
         files = self._files
@@ -345,9 +390,14 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
+def _durable(records: list[Record]) -> int:
+    """Return the number of the first record that none of these proves durable."""
+    return max(record.sequence - record.doubted for record in records)
+
+
 def _doubted(records: list[Record]) -> list[Record]:
     """Return the records at the end that no record proves durable; at least the last one."""
-    durable = max(record.sequence - record.doubted for record in records)
+    durable = _durable(records)
     return [record for record in records if record.sequence >= durable]
 
 

@@ -40,6 +40,7 @@ ETCD = {
     "etcd_disk_backend_commit_duration_seconds": "histogram",
     "etcd_disk_wal_fsync_duration_seconds": "histogram",
     "etcd_disk_wal_write_bytes_total": "gauge",
+    "etcd_disk_wal_write_duration_seconds": "histogram",
     "etcd_mvcc_db_total_size_in_bytes": "gauge",
     "etcd_mvcc_db_total_size_in_use_in_bytes": "gauge",
     "etcd_mvcc_delete_total": "counter",

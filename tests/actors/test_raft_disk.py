@@ -1,20 +1,25 @@
-"""Raft nodes on disks that take for ever over the log's next segment."""
+"""Raft nodes on disks that take for ever over the log's next segment, or long over every sync."""
 
 from __future__ import annotations
 
 import os
+import select
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from actors import recovery
-from actors.messages import Propose
+from actors.messages import Apply, PeerMessages, PeerReceived, Propose
 from actors.metrics import RaftMetric
+from actors.raft_log import FAST_SYNC_NS
+from storage.faults import FaultyFiles
 from storage.files import SCALE_VARIABLE, OsFiles, scaled
 from storage.wal import SEGMENT_BYTES
 from tests.actors.test_raft_cluster import Bench
+from transport.mailbox import Flush, Tick
 
 
 class HeldFiles(OsFiles):
@@ -89,3 +94,59 @@ def test_a_full_segment_waits_for_no_sync_of_the_next_one(bench: Bench, files: H
         leader.actor.propose(Propose(1, 1, 1, bytes(4096)))
         bench.settle()
         bench.tick(*bench.nodes.values())
+
+
+def pass_time(bench: Bench) -> float:
+    """Take a turn of every node without waiting for any sync; return the longest turn's seconds."""
+    longest = 0.0
+    for node in bench.nodes.values():
+        began, actor = time.monotonic(), node.actor
+        syncer = actor._log.syncer
+        if syncer is not None and select.select([syncer.descriptor], [], [], 0)[0]:
+            actor._synced()
+        actor.tick(Tick(began))
+        actor.flush(Flush())
+        longest = max(longest, time.monotonic() - began)
+        for apply in node.take(Apply):
+            actor._words[node.applied_word] = apply.committed
+        for order in node.take(PeerMessages):
+            for to, payload in zip(order.to, order.payloads, strict=True):
+                bench.nodes[to].actor.peer_received(PeerReceived([node.id], [0], [payload]))
+    return longest
+
+
+def test_a_roll_on_a_disk_that_syncs_in_500_ms_holds_up_no_heartbeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control = tmp_path / "control"
+    monkeypatch.setattr(recovery, "default_files", lambda: FaultyFiles(control))
+    monkeypatch.setenv(SCALE_VARIABLE, "1024")
+    bench = Bench(tmp_path)
+    leader = bench.elect()
+    while not all(node.actor._log.wal.prepared for node in bench.nodes.values()):
+        bench.tick(*bench.nodes.values())
+    control.write_text('{"sync_seconds": 0.5}')  # as `fsync-slow` has it
+    leader.actor.propose(Propose(1, 1, 1, bytes(4096)))
+    slow = [node.actor._log for node in bench.nodes.values()]
+    while not all(log.sync_ns > FAST_SYNC_NS for log in slow):
+        pass_time(bench)  # a follower finds out how slow it is by one sync of its own
+
+    longest, rolls_in_doubt, deadline = 0.0, 0, time.monotonic() + 30
+    while any(len(log.wal.segments) == 1 for log in slow):
+        before = [len(log.wal.segments) for log in slow]
+        leader.actor.propose(Propose(1, 1, 1, bytes(4096)))
+        longest = max(longest, pass_time(bench))
+        for log, segments in zip(slow, before, strict=True):
+            rolls_in_doubt += len(log.wal.segments) > segments and log.wal._finished is not None
+        time.sleep(0.005)
+        assert time.monotonic() < deadline
+
+    assert rolls_in_doubt
+    assert longest < 0.25
+    assert leader.word(RaftMetric.IS_LEADER)
+    control.unlink()
+    last = leader.actor._log.wal.last_index
+    bench.settle()
+    assert leader.actor._applied_index >= last
+    for node in bench.nodes.values():
+        node.kill()

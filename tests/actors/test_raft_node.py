@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.messages import AppliedTo, Durable, Propose
+from actors.metrics import Histogram, RaftMetric
 from actors.raft_log import MEMORY_BYTES_MAX, TAIL_BYTES
 from actors.raft_node import RaftNode
 from tests.actors.boards import context, make_board
@@ -124,6 +125,26 @@ def test_a_log_too_big_for_memory_keeps_its_newest_entries_for_those_behind(
     assert kept == TAIL_BYTES // len(batch)
     assert node._log.memory_bytes <= TAIL_BYTES
     assert node._log.snapshot_index == last
+    stop(node)
+
+
+def test_each_batch_is_one_observed_write_and_one_observed_sync(tmp_path: Path) -> None:
+    make_board(tmp_path)
+    node, _ = start(tmp_path, 1)
+    node.applied_to(AppliedTo(1))
+    node.flush(Flush())
+    writes = Histogram(node.board, "raft-node", RaftMetric.WAL_WRITE)
+    syncs = Histogram(node.board, "raft-node", RaftMetric.FSYNC)
+    before = sum(writes.read()[0]), sum(syncs.read()[0]), writes.read()[1]
+
+    for _ in range(5):
+        for _ in range(3):
+            node.propose(Propose(1, 1, 1, bytes(100)))
+        node.flush(Flush())
+
+    after = sum(writes.read()[0]), sum(syncs.read()[0]), writes.read()[1]
+    assert (after[0] - before[0], after[1] - before[1]) == (5, 5)
+    assert 0 < after[2] - before[2] < 5
     stop(node)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.space import BALLAST_BYTES, SHARE_OF_DISK, Ballast
+from actors.space import BALLAST_BYTES, ROOM_BYTES_MAX, SHARE_OF_DISK, Ballast
 from storage.database import DiskFullError
 from storage.failures import once_there_is_space
 from storage.wal_errors import WalSpaceError
@@ -27,6 +27,7 @@ def test_the_reserve_takes_up_space_and_gives_it_back(tmp_path: Path) -> None:
     assert freed == expected
     assert not ballast.present
     assert ballast.release() == 0
+    assert ballast.room_bytes == min(ROOM_BYTES_MAX, expected // 4)
 
 
 def test_a_reserve_from_an_earlier_run_is_found(tmp_path: Path) -> None:

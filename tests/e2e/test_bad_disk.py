@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from etcdpb import rpc_pb2 as pb
+from storage.wal import SEGMENT_BYTES
 from tests.client import Answer, CallError, Client
 from tests.member import Member
 
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.e2e
 TMPFS_BYTES = 192 << 20
 REFUSED_SECONDS = 60.0
 HEALED_SECONDS = 20.0
+RESTARTS = 5
 SPACE_EXCEEDED = "RESOURCE_EXHAUSTED: etcdserver: mvcc: database space exceeded"
 
 
@@ -227,10 +229,10 @@ def needs_root() -> None:
 
 
 @contextmanager
-def tmpfs(folder: Path) -> Iterator[Path]:
+def tmpfs(folder: Path, size: int = TMPFS_BYTES) -> Iterator[Path]:
     """Mount a small file system."""
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={TMPFS_BYTES}", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if not shutil.which("mount") or subprocess.run(command, check=False).returncode:
         pytest.skip("can't mount here")
     try:
@@ -328,6 +330,54 @@ def test_a_member_restarted_on_a_full_disk_serves_reads_refuses_puts_and_heals(
                 check_kept(client, acknowledged)
             assert process.poll() is None
             assert "actor ended" not in member.log
+
+
+def wait_for_segments(member: Member, count: int) -> None:
+    """Wait until the log has so many segments, the one that is to be the next among them."""
+    deadline = time.monotonic() + 60
+    while True:
+        files = (member.data_dir / "member" / "wal").iterdir()
+        if sum(file.stat().st_size == SEGMENT_BYTES for file in files) == count:
+            return
+        assert time.monotonic() < deadline, member.log[-2000:]
+        time.sleep(0.1)
+
+
+def check_reads(member: Member) -> None:
+    """Read both ways."""
+    with Client(member.endpoint) as client:
+        for serializable in (True, False):
+            read = pb.RangeRequest(key=b"before/0001", serializable=serializable)
+            answer = client.begin(read, 20, wait=True)()
+            assert answer.ok, f"{answer}\n{member.log[-2000:]}"
+
+
+@pytest.mark.slow
+def test_a_member_restarted_on_a_disk_without_any_space_serves_linearizable_reads(
+    tmp_path: Path,
+) -> None:
+    """Somebody else has taken what the ballast was, and whatever else there was."""
+    needs_root()
+    with tmpfs(tmp_path / "disk", TMPFS_BYTES + (32 << 20)) as disk:
+        member = Member(tmp_path / "m")
+        member.data_dir = disk / "m1.etcd"
+        with member:
+            wait_for_segments(member, 2)  # of half a segment a start makes space
+            with Client(member.endpoint) as client:
+                acknowledged = put_all(client, b"before/", 50)
+                fill(disk / "filler")
+                acknowledged |= put_until_refused(client, b"full/")[0]
+            for restart in range(RESTARTS):
+                member.kill()
+                fill(disk / f"filler-{restart}")
+                assert os.statvfs(disk).f_bavail == 0
+                member.spawn()
+                check_reads(member)
+            for filler in disk.glob("filler*"):
+                filler.unlink()
+            put_until_acknowledged(member, b"healed", HEALED_SECONDS)
+            with Client(member.endpoint) as client:
+                check_kept(client, acknowledged)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,32 @@ def test_nobody_sees_a_transaction_before_it_is_committed(tmp_path: Path) -> Non
     with driver.reader.view() as after:
         assert after.applied_index == 1
         assert after.range(RangeRequest(key=b"a"))
+    driver.close()
+
+
+def test_room_kept_at_the_end_of_the_log_is_written_to_and_is_no_part_of_it(tmp_path: Path) -> None:
+    driver = filled(tmp_path)
+    driver.put("a")
+    log = Path(driver.store._connection.filename + "-wal")
+
+    kept = driver.store.keep_room(1 << 20)
+    size = log.stat().st_size
+    driver.put("b")
+    driver.put("c")
+
+    assert kept
+    assert size > 1 << 20
+    assert log.stat().st_blocks * 512 >= size
+    assert log.stat().st_size == size
+    assert driver.store.keep_room(1 << 20)
+    assert log.stat().st_size > size
+    killed = tmp_path / "killed"
+    shutil.copytree(log.parent, killed)
+    reader = Reader(killed)
+    with reader.view() as view:
+        assert view.applied_index == 3
+        assert view.range(RangeRequest(key=b"c"))
+    reader.close()
     driver.close()
 
 
