@@ -47,7 +47,7 @@ from actors.reads import OPERATIONS, Reads, Serve
 from actors.scans import Scans
 from actors.slow_requests import SlowRequests
 from actors.timeouts import Timeouts
-from actors.unanswered import recover, retry_late
+from actors.unanswered import applier_is_at_work, recover, retry_late
 from actors.watching import Watching
 from api.cluster import ClusterService
 from api.grpc import Call, Kind, Limits
@@ -414,7 +414,9 @@ class Gateway(LoopActor):
         self._reads.wake()
 
     def _look_at_work(self, now: float) -> None:
-        self.count(GatewayMetric.REPROPOSED, retry_late(self._reader, self._proposals, now))
+        at_work = applier_is_at_work(self.board, now)
+        again = retry_late(self._reader, self._proposals, now, at_work=at_work)
+        self.count(GatewayMetric.REPROPOSED, again)
         if not self._proposals.open:
             self._open_session(now)
         elif not self._publisher.done:

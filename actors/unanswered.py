@@ -6,8 +6,24 @@ the database. Only what is not there is proposed again.
 
 from __future__ import annotations
 
+from typing import Final
+
 from actors.proposals import Proposals
 from storage.reader import Reader
+from transport.counters import Board, Cell
+
+WORK_SECONDS: Final = 0.25
+"""Half of the time after which a batch is proposed again."""
+
+
+def applier_is_at_work(board: Board, now: float) -> bool:
+    """Whether the applier has been in one message for a while; `now` by CLOCK_MONOTONIC.
+
+    That nothing is applied would not do: the last entries may be lost on their way to it, and
+    only a later one shows it the gap.
+    """
+    since = board.get("applier", Cell.SINCE_NS) / 1e9
+    return bool(board.get("applier", Cell.TAG)) and now - since >= WORK_SECONDS
 
 
 def look_up(reader: Reader, proposals: Proposals, batches: list[tuple[int, int]]) -> None:
@@ -32,10 +48,16 @@ def recover(reader: Reader, proposals: Proposals, now: float) -> int:
     return proposals.propose_again(now)
 
 
-def retry_late(reader: Reader, proposals: Proposals, now: float) -> int:
-    """The same for batches that wait too long without any such notice."""
+def retry_late(reader: Reader, proposals: Proposals, now: float, *, at_work: bool) -> int:
+    """The same for batches that wait too long without any such notice.
+
+    Not while the applier is `at_work` for long: they may be what it is at, or stand behind that,
+    and a copy of a txn over a big range would cost it as much again.
+    """
     due = proposals.late(now)
     look_up(reader, proposals, due)
+    if at_work:
+        return 0
     for first_id, _ in due:
         proposals.retry(first_id, now)
     return len(due)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,25 @@ def test_what_a_client_gave_up_waiting_for_is_shown_as_expired(
     rows = {row["name"]: row["expired"] for row in top.once(view, 0.01)}
     assert rows["gateway-0"] == before + 3
     assert rows["applier"] == 0
+
+
+@pytest.mark.e2e
+def test_what_waits_for_an_applier_at_work_is_not_proposed_again(
+    member: Member, view: MemberView, client: Client
+) -> None:
+    def reproposed() -> str:
+        with urllib.request.urlopen(f"{member.url}/metrics", timeout=10) as answer:
+            lines: list[str] = answer.read().decode().splitlines()
+        return next(line for line in lines if line.startswith("trouped_reproposed_total"))
+
+    put(client)
+    before = reproposed()
+    fault.inject(view, "hang", "applier", **{"for": 2.5})
+    eventually(lambda: view.sample("applier").doing == "local message", "it is at work")
+
+    assert put(client) > 1.6  # two retries were due
+
+    assert reproposed() == before
 
 
 @pytest.mark.e2e
