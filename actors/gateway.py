@@ -169,8 +169,9 @@ class Gateway(LoopActor):
     # --- life ------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Wait for the database and the member's id, then listen."""
-        if not (self._status.member_id and exists(self._directory)):
+        """Wait for the database and the ids of the member and its cluster, then listen."""
+        status = self._status
+        if not (status.member_id and status.cluster_id and exists(self._directory)):
             self.loop.call_later(START_SECONDS, self.begin)
             return
         config = self.context.config

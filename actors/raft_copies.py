@@ -10,6 +10,9 @@ Invariants:
 - A name that is known is that of an entry above the applied index of this leadership's log: within
   a term a leader only appends, and with another term everything is learnt anew.
 - What has no name is never dropped.
+
+The copy would also have shown the applier that the message before it was lost. Whoever drops it
+sends the applier something in its place (Feed.remind).
 """
 
 from __future__ import annotations

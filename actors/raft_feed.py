@@ -136,6 +136,14 @@ class Feed:
         if self._tell_at is not None and now >= self._tell_at:
             self._tell(applied)
 
+    def remind(self) -> None:
+        """Somebody asks again for what the applier was sent: a message lost on the way is a gap.
+
+        Only what comes after the last message shows a gap, and nothing else may come.
+        """
+        if self._outstanding:
+            self._send(CommittedTo(min(self.may_apply, self.sent_index)), 0)
+
     def _tell(self, applied: int) -> None:
         self._tell_at = None
         self._told = min(self.may_apply, self.sent_index)

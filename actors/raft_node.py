@@ -161,9 +161,9 @@ class RaftNode(Actor):
                 rng=self._chance.randrange,
             )
         )
-        quorum = Quorum(self._node, self._id)
-        self._outbox = Outbox(self._send_transport, quorum, self._tick_length)
-        self._intake = Intake(self._node, self._outbox, self._proposals, self._reads, self._step)
+        outbox = Outbox(self._send_transport, Quorum(self._node, self._id), self._tick_length)
+        asked, remind = (self._proposals, self._reads), self._feed.remind
+        self._outbox, self._intake = outbox, Intake(self._node, outbox, *asked, self._step, remind)
         self.metric(RaftMetric.MEMBER_ID, self._id)
         self.metric(RaftMetric.CLUSTER_ID, self._cluster_id)
         self.metric(RaftMetric.SNAPSHOT_INDEX, self._log.snapshot_index)

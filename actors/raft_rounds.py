@@ -56,13 +56,18 @@ class Intake:
         proposals: Proposals,
         reads: ReadsAsked,
         step: Callable[[Message], None],
+        remind: Callable[[], None],
     ) -> None:
-        """`step(message)` steps what another member sent, refused or not."""
+        """`step(message)` steps what another member sent, refused or not.
+
+        `remind()` is called when copies of what is not applied were left out.
+        """
         self._node = node
         self._outbox = outbox
         self._proposals = proposals
         self._reads = reads
         self._step = step
+        self._remind = remind
         self._entry_rounds = Rounds()
         self._read_rounds = Rounds()
         self.copies = Copies()
@@ -106,7 +111,7 @@ class Intake:
 
     def _take_up_entries(self, now: float, *, leads: bool) -> int:
         log = self._node.raft.log
-        before = log.last_index()
+        before, copies = log.last_index(), self.copies.dropped
         if leads:
             self.copies.look(self._node.raft)
             self._proposals.leave_out(self.copies)
@@ -120,6 +125,8 @@ class Intake:
                 self._step(prop)
         if leads and log.last_index() > before:
             self._entry_rounds.begun(log.last_index(), now)
+        if self.copies.dropped > copies:
+            self._remind()
         return dropped
 
     def _step_new(self, prop: MsgProp) -> None:

@@ -89,11 +89,11 @@ class SlowRequests:
         return {"slow": list(self._slow), "samples": list(self._samples)}
 
     def _note(self, record: Record, found: list[tuple[Record, int]]) -> None:
-        """Match answers with what was asked."""
+        """Match answers with what was asked, for the first time if it was asked again."""
         if record.kind == Kind.OUT and record.tag in (PROPOSE, READ_INDEX):
             if len(self._open) >= OPEN_MAX:
                 del self._open[next(iter(self._open))]
-            self._open[record.tag, record.correlation] = record
+            self._open.setdefault((record.tag, record.correlation), record)
             return
         if record.kind != Kind.IN or not record.correlation:
             return

@@ -98,7 +98,7 @@ class Explainer:
             explained
             for name in self._view.board.names
             if name.startswith("gateway-")
-            for record in self._trails[name]
+            for record in _first_asked(self._trails[name])
             if (explained := self.request(name, record)) is not None
         ]
         return sorted(
@@ -372,6 +372,15 @@ class _Way:
             return  # nothing to tell
         self.spans.append(Span(actor, what, self._at - self._began, until_ns - self._at))
         self._at = until_ns
+
+
+def _first_asked(trail: Sequence[Record]) -> list[Record]:
+    """Return what was sent without what was only asked again: a request waits since the first."""
+    first: dict[tuple[int, int, int], Record] = {}
+    for record in trail:
+        if record.kind == Kind.OUT:
+            first.setdefault((record.incarnation, record.tag, record.correlation), record)
+    return list(first.values())
 
 
 def _end(record: Record) -> int:

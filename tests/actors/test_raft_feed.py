@@ -132,6 +132,22 @@ def test_what_was_sent_ahead_is_told_committed_unless_the_applier_saw_it() -> No
     assert [m for m in applier.sent if isinstance(m, CommittedTo)] == [CommittedTo(2)]
 
 
+def test_what_is_asked_again_while_it_is_under_way_shows_a_lost_message() -> None:
+    storage = log_of(2)
+    feed, applier = feed_of(storage)
+    feed.remind()
+    assert applier.sent == []
+
+    feed.allow(order(storage, 1, 2))
+    feed.pull(0.0, hurry=True)
+    feed.remind()
+    assert applier.sent[1:] == [CommittedTo(2)]
+
+    feed.applied(2)
+    feed.remind()
+    assert len(applier.sent) == 2
+
+
 def test_where_nobody_waits_entries_go_together_after_a_while() -> None:
     storage = log_of(5)
     feed, applier = feed_of(storage)

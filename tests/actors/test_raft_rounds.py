@@ -75,7 +75,11 @@ class Desk:
         self.told: list[tuple[int, int]] = []
         node: Any = core
         outbox: Any = self
-        self.intake = Intake(node, outbox, self.proposals, self.reads, core.step)
+        self.reminders = 0
+        self.intake = Intake(node, outbox, self.proposals, self.reads, core.step, self.remind)
+
+    def remind(self) -> None:
+        self.reminders += 1
 
     def has_clients(self, member: int, now: float) -> None:
         self.has_clients_at.append((member, now))
@@ -247,6 +251,7 @@ def test_a_leader_leaves_out_what_its_log_holds_and_has_not_applied() -> None:
     assert core.stepped == [prop(4, batch(4))]
     assert desk.told == [(4, 11), (5, 11)]  # they hear of the commit of the first copies
     assert desk.intake.copies.dropped == 5
+    assert desk.reminders == 1
 
 
 def test_what_was_applied_or_lost_with_a_leadership_is_no_copy() -> None:
@@ -270,6 +275,7 @@ def test_what_was_applied_or_lost_with_a_leadership_is_no_copy() -> None:
     desk.intake.copies.look(desk.core.raft)  # type: ignore[arg-type]
     assert len(desk.intake.copies) == 1
     assert desk.intake.copies.dropped == 0
+    assert not desk.reminders
 
 
 def test_a_member_that_does_not_lead_leaves_nothing_out() -> None:

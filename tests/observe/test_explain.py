@@ -109,18 +109,26 @@ def story(tmp_path: Path) -> Story:
     return Story(Paper(tmp_path))
 
 
-def put(story: Story, *, applier_waits: float = 1.0, sync: float = 2.0) -> None:
-    """A put that nothing holds up but what is said."""
+def put(story: Story, *, applier_waits: float = 1.0, sync: float = 2.0, again: float = 0.0) -> None:
+    """A put that nothing holds up but what is said; asked again at a time, if at all."""
     story.sent("gateway-0", "raft-node", Propose, 0, 41, 9)
     story.handled("raft-node", "gateway-0", Propose, 1, 41, 9, wait=1)
     story.flushed("raft-node", 1.1, sync)
     sent = 1 + sync
     story.sent("raft-node", "applier", Apply, sent, 70, 5)
+    if again:
+        story.sent("gateway-0", "raft-node", Propose, again, 41, 10)
     taken = sent + applier_waits
     story.handled("applier", "raft-node", Apply, taken, 70, 5, wait=applier_waits)
     story.sent("applier", "gateway-0", Applied, taken + 1, 41, 3)
     story.flushed("applier", taken, 1.5)
     story.handled("gateway-0", "applier", Applied, taken + 2, 41, 3, wait=1, work=0.5)
+
+
+def test_what_was_asked_again_is_one_request_that_waits_since_the_first_time(story: Story) -> None:
+    put(story, applier_waits=400, again=350)
+
+    assert story.explained()["verdict"] == ("405.5 ms: 400.0 ms waiting in applier's mailbox")
 
 
 def lengths(one: dict[str, object]) -> list[tuple[str, str, float]]:

@@ -80,6 +80,15 @@ def test_an_answer_in_a_later_turn_finds_its_question(story: Story) -> None:
     assert watching._open == {}
 
 
+def test_a_request_that_was_asked_again_waits_since_the_first_time(story: Story) -> None:
+    watching = slow(story, 0.3)
+    put(story, applier_waits=400, again=350)
+
+    found = watching.look(1.0)
+
+    assert [one["total_ns"] // 1_000_000 for one in found] == [405]
+
+
 def test_only_so_many_are_kept(story: Story) -> None:
     watching = slow(story, 0.001)
     for now in range(KEPT_MAX + 5):

@@ -48,7 +48,7 @@ def test_a_tap_sees_both_directions_in_order(taps: Taps, hook: Hook) -> None:
         ("in", "gateway-0", "ReadIndex"),
         ("out", "applier", "Apply"),
     ]
-    assert seen[0]["fields"] == {"gateway": "gateway-0", "id": 4}
+    assert seen[0]["fields"] == {"gateway": "gateway-0", "id": 4, "operations": 0}
     assert taps.read({"tap": number})["messages"] == []
 
 

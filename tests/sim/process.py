@@ -400,6 +400,7 @@ def _construct(actor: Any, context: Any) -> None:
     actor.links = SimLinks(process)
     actor.actor_inbox = process.inbox
     actor.failure = None
+    actor.observer = SimpleNamespace(note=lambda *_: None)
     actor._words = actor.board.words
     actor._block = actor.board.block(context.name)
     actor._bound = {cls: getattr(actor, name) for cls, name in actor._handlers.items()}
