@@ -2,7 +2,8 @@
 
 A turn of the gateway's timers looks through the gateway's own new records (tens of microseconds):
 an answer whose question was asked longer than the threshold ago is explained there and then, and
-kept. So is one request a second whatever it took, as a sample. Both may leave as traces (tracing).
+kept. So is one request in ten seconds whatever it took, as a sample, for explaining reads all
+recorders and takes milliseconds; one a second if both leave as traces (tracing).
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from transport.recorder import Kind, Record, fields_since
 KEPT_MAX: Final = 50
 OPEN_MAX: Final = 1000
 EXPLAINED_PER_TURN: Final = 2
-SAMPLE_SECONDS: Final = 1.0
+SAMPLE_SECONDS: Final = 10.0
+TRACED_SAMPLE_SECONDS: Final = 1.0
 _TAGS: Final = {cls: tag for tag, cls in WIRE.items()}
 PROPOSE: Final = _TAGS[messages.Propose]
 READ_INDEX: Final = _TAGS[messages.ReadIndex]
@@ -73,7 +75,8 @@ class SlowRequests:
             self._trace(one)
         self._sampler.saw(sum(max(1, sent.items) for sent, _ in found))
         if found and not slow and now >= self._next_sample:
-            self._next_sample = now + SAMPLE_SECONDS
+            traced = self._traces is not None
+            self._next_sample = now + (TRACED_SAMPLE_SECONDS if traced else SAMPLE_SECONDS)
             if sample := self._explained(found[0][0]):
                 self._samples.append(sample)
                 if self._sampler.wants():

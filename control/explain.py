@@ -451,7 +451,7 @@ def explain(view: MemberView, *, slower_than_ms: float = 0.0, limit: int = 5) ->
 def kept(
     view: MemberView, *, slower_than_ms: float = 0.0, limit: int | None = None
 ) -> dict[str, Any]:
-    """Return what gateways have kept: slow requests, else a sample each second; newest first.
+    """Return what gateways have kept: slow requests, else a sample each ten seconds; newest first.
 
     A gateway that does not answer is passed over.
     """
