@@ -28,6 +28,9 @@ _KINDS: Final = (
     *(Kind.PUT,) * 4, *(Kind.GET,) * 3, *(Kind.SWAP,) * 2, Kind.DELETE, Kind.SCAN,
 )  # fmt: skip
 
+_NUMBERS: Final = itertools.count(1)
+"""No two loads or probes of a history write the same value: checkers tell writes apart by it."""
+
 
 class Load:
     """`clients` threads over `endpoints`, until the end of the block; results go to `history`.
@@ -52,6 +55,7 @@ class Load:
         self.errors: Counter[str] = Counter()
         self.writes: list[tuple[float, str]] = []  # (returned, endpoint) of acknowledged writes
         self.outcomes: Counter[Outcome] = Counter()
+        self._name = f"load-{next(_NUMBERS)}"
         self._pinned, self._pause, self._seconds = pinned, pause, seconds
         self._ending = threading.Event()
         self._crash: BaseException | None = None
@@ -101,7 +105,7 @@ class Load:
     def _work(self, number: int, chance: Random) -> None:
         clients = [Client(endpoint) for endpoint in self.endpoints]
         turn, sequence, seen = number % len(clients), 0, dict[bytes, int]()
-        name = f"{id(self):x}-{number}"
+        name = f"{self._name}-{number}"
         try:
             while not self._ending.is_set():
                 sequence += 1
@@ -164,6 +168,7 @@ class Probe:
         self.history = history
         self.acknowledged: list[tuple[float, float]] = []  # (called, returned)
         self.errors: Counter[str] = Counter()
+        self._name = b"probe-%d" % next(_NUMBERS)
         self._endpoints, self._interval, self._seconds = list(endpoints), interval, seconds
         self._ending = threading.Event()
         self._pending = 0
@@ -221,7 +226,7 @@ class Probe:
         operation = Operation(
             Kind.PUT,
             b"probe/%d" % (sequence % PROBE_KEYS),
-            b"%x-%d" % (id(self), sequence),
+            b"%s-%d" % (self._name, sequence),
             endpoint=endpoint,
             called=time.monotonic(),
         )
