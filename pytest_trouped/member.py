@@ -263,13 +263,18 @@ class Member:
                 found[match[1]] = pid
         return found
 
-    def kill(self) -> None:
-        """SIGKILL every process of the member at once and wait until none is left."""
+    def kill(self) -> float:
+        """SIGKILL every process of the member at once and wait until none is left.
+
+        Returns when they got it, by time.monotonic(): to find them takes milliseconds.
+        """
         if self.process is None:
-            return
+            return time.monotonic()
         pids = self.pids()
         signal_all(pids, signal.SIGKILL)
+        moment = time.monotonic()
         self._reap(pids)
+        return moment
 
     def terminate(self, timeout: float = 10.0) -> int:
         """SIGTERM the root and return its exit status. Raises MemberError if it does not stop."""

@@ -98,8 +98,7 @@ def kill_leader(cluster: Cluster, rounds: int, seed: int) -> list[float]:
             for _ in range(batch, min(batch + CHECK_EVERY, rounds)):
                 time.sleep(chance.uniform(0.0, 0.2))  # the random moment
                 leader = cluster.leader()
-                moment = time.monotonic()
-                leader.kill()
+                moment = leader.kill()
                 gaps.append(probe.wait_after(moment))
                 leader.spawn()
                 cluster.wait_ready()
