@@ -26,7 +26,7 @@ KEPT_MAX: Final = 50
 OPEN_MAX: Final = 1000
 EXPLAINED_PER_TURN: Final = 2
 SAMPLE_SECONDS: Final = 10.0
-TRACED_SAMPLE_SECONDS: Final = 1.0
+OFTEN_SECONDS: Final = 1.0
 _TAGS: Final = {cls: tag for tag, cls in WIRE.items()}
 PROPOSE: Final = _TAGS[messages.Propose]
 READ_INDEX: Final = _TAGS[messages.ReadIndex]
@@ -75,9 +75,10 @@ class SlowRequests:
             self._trace(one)
         self._sampler.saw(sum(max(1, sent.items) for sent, _ in found))
         if found and not slow and now >= self._next_sample:
-            traced = self._traces is not None
-            self._next_sample = now + (TRACED_SAMPLE_SECONDS if traced else SAMPLE_SECONDS)
-            if sample := self._explained(found[0][0]):
+            sample = self._explained(found[0][0])
+            often = self._traces is not None or sample is None
+            self._next_sample = now + (OFTEN_SECONDS if often else SAMPLE_SECONDS)
+            if sample:
                 self._samples.append(sample)
                 if self._sampler.wants():
                     self._trace(sample)
