@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -38,12 +39,18 @@ def p99(seconds: list[float]) -> float:
     return sorted(seconds)[int(PERCENTILE * (len(seconds) - 1))]
 
 
+def nobody_is_at(member: Member, gateway: str) -> bool:
+    return not member.view.board.get(gateway, Cell.CONNECTIONS)
+
+
 @contextmanager
 def loaded(member: Member) -> Iterator[tuple[Load, Counters]]:
     """Connect every client to one gateway: the other ones are frozen meanwhile."""
     board = member.view.board
     others = [f"gateway-{slot}" for slot in range(GATEWAYS) if f"gateway-{slot}" != OWN]
     for other in others:
+        # Whoever asked it whether the member is ready may not have hung up yet.
+        eventually(partial(nobody_is_at, member, other), "nobody is there")
         member.faults.freeze(other, 3.0)
     time.sleep(0.5)  # until it is no longer taken for alive
     with Load(member.endpoint) as load, Counters(member.endpoint, COUNTERS) as counters:
