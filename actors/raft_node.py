@@ -141,8 +141,7 @@ class RaftNode(Actor):
         )
         self._storage = self._log.storage
         self._feed = Feed(self._storage, partial(self.send, "applier"), self._applier_open)
-        hard_state, _ = self._storage.initial_state()
-        self._term = hard_state.term
+        self._term = self._storage.initial_state()[0].term
         self._feed.may_apply = recovered.applied_index
         self._node = RawNode(
             Config(
@@ -161,9 +160,11 @@ class RaftNode(Actor):
                 rng=self._chance.randrange,
             )
         )
-        outbox = Outbox(self._send_transport, Quorum(self._node, self._id), self._tick_length)
-        asked, remind = (self._proposals, self._reads), self._feed.remind
-        self._outbox, self._intake = outbox, Intake(self._node, outbox, *asked, self._step, remind)
+        quorum = Quorum(self._node, self._id)
+        self._outbox = Outbox(self._send_transport, quorum, self._tick_length)
+        self._intake = Intake(
+            self._node, self._outbox, self._proposals, self._reads, self._step, self._feed.remind
+        )
         self.metric(RaftMetric.MEMBER_ID, self._id)
         self.metric(RaftMetric.CLUSTER_ID, self._cluster_id)
         self.metric(RaftMetric.SNAPSHOT_INDEX, self._log.snapshot_index)

@@ -16,6 +16,7 @@ from storage.recording import JOURNAL_NAME, RecordingFiles, open_journal, read_j
 from storage.wal import Wal
 from storage.wal_errors import WalCorruptError, WalSyncError
 from tests.storage.power import Disk
+from tests.storage.test_wal_power import FailingFiles
 from tests.storage.wal_bench import (
     FILES,
     CountingFiles,
@@ -46,17 +47,6 @@ class SlowFiles(OsFiles):
             self.synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
             self.waiting.set()
             assert self.gate.wait(10)
-        super().fdatasync(descriptor)
-
-
-class FailingFiles(RecordingFiles):
-    """A disk whose syncs fail from a moment on."""
-
-    failing = False
-
-    def fdatasync(self, descriptor: int) -> None:
-        if self.failing:
-            raise OSError(5, "Input/output error")
         super().fdatasync(descriptor)
 
 
