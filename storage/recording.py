@@ -190,12 +190,16 @@ class RecordingFiles(OsFiles):
 class _RecordingVfsFile(apsw.VFSFile):
     def __init__(self, journal: Journal, name: Any, flags: list[int]) -> None:
         path = name.filename() if isinstance(name, apsw.URIFilename) else name
-        created = path is not None and not os.path.exists(path)
-        super().__init__("unix", name, flags)
         self._journal = journal
         self._path = os.path.abspath(path) if path is not None else ""
-        # A file without a name is SQLite's own scratch space and dies with the process.
-        self._handle = journal.opened(path, created) if path is not None else None
+        # A file without a name is SQLite's own scratch space and dies with the process. One that is
+        # made is recorded first: as soon as it is there another process may open it and record
+        # that. Two that make it at once both say so.
+        created = flags[0] & apsw.SQLITE_OPEN_CREATE and path and not os.path.exists(path)
+        self._handle = journal.opened(path, created=True) if created else None
+        super().__init__("unix", name, flags)
+        if path is not None and self._handle is None:
+            self._handle = journal.opened(path, created=False)
         self._read_only = bool(flags[0] & apsw.SQLITE_OPEN_READONLY)
         logs = apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_MAIN_JOURNAL
         # SQLite's unix layer syncs the folder with the first sync of a log that it might have made,

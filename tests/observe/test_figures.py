@@ -218,13 +218,17 @@ def test_an_actor_stuck_in_a_message_is_shown_by_its_name_everywhere_then_replac
 
     eventually(is_back, "it is replaced")
     assert all(answer().ok for answer in answers)
-    reports = [
-        found
-        for found in crash.listing(view)
-        if found["actor"] == "applier" and found["incarnation"] == incarnation
-    ]
-    report = crash.load(crash.crash_directory(Path(member.data_dir)), reports[0]["name"])
-    assert json.loads(got(member, f"/debug/actors/crash/{reports[0]['name']}.json")) == report
+
+    def reports() -> list[str]:
+        return [
+            found["name"]
+            for found in crash.listing(view)
+            if found["actor"] == "applier" and found["incarnation"] == incarnation
+        ]
+
+    eventually(lambda: len(reports()) == 1, "it has a report")
+    report = crash.load(crash.crash_directory(Path(member.data_dir)), reports()[0])
+    assert json.loads(got(member, f"/debug/actors/crash/{reports()[0]}.json")) == report
     assert scraped(member, "trouped_actor_incarnation", actor="applier") > incarnation
     assert scraped(member, "trouped_actor_cpu_seconds_total", actor="raft-node") > 0.0
     assert report["doing"] == "Apply"

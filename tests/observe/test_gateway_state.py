@@ -42,6 +42,7 @@ def told(member: Member) -> dict[str, Any]:
 def test_streams_connections_and_watchers_are_told_exactly(
     member: Member, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    eventually(lambda: told(member)["connections"] == 0, "who waited for the start has gone")
     idle = told(member)
     with ExitStack() as stack:
         client = stack.enter_context(Client(member.endpoint))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,15 @@ import pytest
 
 from storage.faults import FaultyFiles
 from storage.files import FAULT_VARIABLE, RECORD_VARIABLE, OsFiles, default_files
-from storage.recording import JOURNAL_NAME, Kind, default_vfs, open_journal, read_journal
+from storage.recording import (
+    JOURNAL_NAME,
+    Journal,
+    Kind,
+    default_vfs,
+    open_journal,
+    read_journal,
+    recording_vfs,
+)
 from storage.wal import Wal
 from tests.storage.power import Disk
 
@@ -103,3 +112,34 @@ def test_the_environment_chooses_the_layers(
     connection.close()
     events = read_journal(tmp_path / "io" / JOURNAL_NAME)
     assert [Kind.OPEN, str(tmp_path / "db"), True] in [[e[0], *e[2:]] for e in events]
+
+
+class WatchfulJournal(Journal):
+    """Notes which files were there when it was told that they are opened."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.found: dict[str, bool] = {}
+
+    def opened(self, path: Path | str, created: bool) -> int:
+        self.found[f"{os.path.basename(path)} {'made' if created else 'opened'}"] = os.path.exists(
+            path
+        )
+        return super().opened(path, created)
+
+
+def test_a_file_of_sqlite_is_recorded_before_another_process_can_find_it(tmp_path: Path) -> None:
+    journal = WatchfulJournal(tmp_path / JOURNAL_NAME)
+    vfs = recording_vfs(journal)
+    connection = apsw.Connection(str(tmp_path / "db"), vfs=vfs)
+    connection.pragma("journal_mode", "wal")
+    connection.execute("CREATE TABLE t (n)")
+    apsw.Connection(str(tmp_path / "db"), vfs=vfs).execute("SELECT * FROM t")
+
+    assert journal.found == {
+        "db made": False,
+        "db-journal made": False,
+        "db-wal made": False,
+        "db opened": True,
+        "db-wal opened": True,
+    }
