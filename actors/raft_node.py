@@ -27,6 +27,7 @@ import pykka
 from pykka._envelope import Envelope
 
 from actors.base import Actor, handles, run
+from actors.cpu_wait import CpuWait
 from actors.messages import (
     AppliedTo,
     Durable,
@@ -163,7 +164,13 @@ class RaftNode(Actor):
         quorum = Quorum(self._node, self._id)
         self._outbox = Outbox(self._send_transport, quorum, self._tick_length)
         self._intake = Intake(
-            self._node, self._outbox, self._proposals, self._reads, self._step, self._feed.remind
+            self._node,
+            self._outbox,
+            self._proposals,
+            self._reads,
+            self._step,
+            self._feed.remind,
+            CpuWait(),
         )
         self.metric(RaftMetric.MEMBER_ID, self._id)
         self.metric(RaftMetric.CLUSTER_ID, self._cluster_id)

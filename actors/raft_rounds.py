@@ -4,6 +4,11 @@ A round costs every member the same messages and syncs, however much it carries.
 one is under way waits for its end, as batches wait for the fdatasync of a single member: the busier
 the cluster, the more each round carries. Nothing waits for long, since a round may be slow for
 reasons that further rounds don't add to: distance, or a member that does not answer.
+
+Where the CPUs are busy, rounds of entries keep a distance as well, up to some milliseconds, if more
+came than one carried: there a round is slow because of all the others, and fewer of them carry as
+much. So do the messages by which a member that does not lead passes on what it gets. One client
+that waits for each answer is never held up.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Final
 
+from actors.cpu_wait import CpuWait
 from actors.raft_copies import Copies
 from actors.raft_outbox import Outbox
 from actors.raft_proposals import Proposals
@@ -20,26 +26,54 @@ from raft.messages import Message, MsgProp, MsgReadIndex
 from raft.raw_node import RawNode
 
 HOLD_SECONDS: Final = 0.005
+SPACING_MAX: Final = 0.008
+BUSY_SHARE: Final = 0.1
+SPACING_PER_SHARE: Final = 0.1
+
+
+def spacing(cpu_wait: float) -> float:
+    """Return what rounds are apart, at least, in seconds: 0 to SPACING_MAX.
+
+    `cpu_wait` is the share of the time that a thread waits for a CPU: 0.05 for one sequential
+    client of a cluster whose members share two cores, 0.25 under a load that fills these.
+    """
+    return min(SPACING_MAX, max(0.0, cpu_wait - BUSY_SHARE) * SPACING_PER_SHARE)
 
 
 class Rounds:
     """Rounds of one kind; each is over when what it is after is reached. Knows no clock."""
 
-    __slots__ = ("_goal", "until")
+    __slots__ = ("_apart", "_crowded", "_goal", "_hold", "_until")
 
-    def __init__(self) -> None:
+    def __init__(self, hold: float = HOLD_SECONDS) -> None:
+        self._hold = hold
         self._goal = 0
-        self.until = -inf
-        """When the next may begin even if the one before is not over (CLOCK_MONOTONIC)."""
+        self._until = -inf  # what takes longer is not waited for
+        self._apart = -inf
+        self._crowded = False
 
     def may_begin(self, reached: int, now: float) -> bool:
-        """Whether the round before is over, or takes too long to be waited for."""
-        return reached >= self._goal or now >= self.until
+        """Whether the round before is over, or takes too long to be waited for.
 
-    def begun(self, goal: int, now: float) -> None:
-        """A round is under way that is over when `goal` is reached."""
+        To be asked when something waits for it.
+        """
+        self._crowded |= reached < self._goal
+        return now >= self.due(reached)
+
+    def due(self, reached: int) -> float:
+        """When the next may begin even if nothing more is reached (CLOCK_MONOTONIC)."""
+        return self._apart if reached >= self._goal else max(self._apart, self._until)
+
+    def begun(self, goal: int, now: float, apart: float = 0.0) -> None:
+        """A round is under way that is over when `goal` is reached.
+
+        If something waited for the end of the one before, the next begins `apart` seconds from now
+        or later.
+        """
         self._goal = goal
-        self.until = now + HOLD_SECONDS
+        self._until = now + self._hold
+        self._apart = now + apart if self._crowded else -inf
+        self._crowded = False
 
 
 class Intake:
@@ -57,10 +91,12 @@ class Intake:
         reads: ReadsAsked,
         step: Callable[[Message], None],
         remind: Callable[[], None],
+        cpu: CpuWait,
     ) -> None:
         """`step(message)` steps what another member sent, refused or not.
 
-        `remind()` is called when copies of what is not applied were left out.
+        `remind()` is called when copies of what is not applied were left out; `cpu` tells how busy
+        the machine is.
         """
         self._node = node
         self._outbox = outbox
@@ -68,7 +104,9 @@ class Intake:
         self._reads = reads
         self._step = step
         self._remind = remind
+        self._cpu = cpu
         self._entry_rounds = Rounds()
+        self._forward_rounds = Rounds(hold=0.0)
         self._read_rounds = Rounds()
         self.copies = Copies()
         self._props: list[MsgProp] = []
@@ -96,20 +134,25 @@ class Intake:
         raft = self._node.raft
         dropped, again = 0, inf
         if self._proposals or self._props:
-            if not leads or self._entry_rounds.may_begin(raft.log.committed, now):
+            # Who does not lead sees that what it passed on is under way by entries that come.
+            rounds = self._entry_rounds if leads else self._forward_rounds
+            reached = raft.log.committed if leads else raft.log.last_index()
+            if rounds.may_begin(reached, now):
                 dropped = self._take_up_entries(now, leads=leads)
             else:
-                again = self._entry_rounds.until
+                again = rounds.due(reached)
         if self._reads.new or self._asked:
             # Who does not lead knows of its own reads alone: 0 of a goal of 1 while one is asked.
             over = raft.read_only.confirmed if leads else int(not len(self._reads))
             if self._read_rounds.may_begin(over, now):
                 self._take_up_reads(now, leads=leads)
             else:
-                again = min(again, self._read_rounds.until)
+                again = min(again, self._read_rounds.due(over))
         return dropped, again
 
     def _take_up_entries(self, now: float, *, leads: bool) -> int:
+        self._cpu.look(now)
+        apart = spacing(self._cpu.share)
         log = self._node.raft.log
         before, copies = log.last_index(), self.copies.dropped
         if leads:
@@ -123,8 +166,10 @@ class Intake:
                 self._outbox.forwarded(prop.from_, log.last_index())
             else:
                 self._step(prop)
-        if leads and log.last_index() > before:
-            self._entry_rounds.begun(log.last_index(), now)
+        if not leads:
+            self._forward_rounds.begun(before + 1, now, apart)
+        elif log.last_index() > before:
+            self._entry_rounds.begun(log.last_index(), now, apart)
         if self.copies.dropped > copies:
             self._remind()
         return dropped
