@@ -144,7 +144,7 @@ class RaftNode(Actor):
         self._feed = Feed(self._storage, partial(self.send, "applier"), self._applier_open)
         self._term = self._storage.initial_state()[0].term
         self._feed.may_apply = recovered.applied_index
-        self._node = RawNode(
+        self._node = node = RawNode(
             Config(
                 id=self._id,
                 election_tick=max(2, round(self._election_timeout / self._tick_length)),
@@ -161,10 +161,9 @@ class RaftNode(Actor):
                 rng=self._chance.randrange,
             )
         )
-        quorum = Quorum(self._node, self._id)
-        self._outbox = Outbox(self._send_transport, quorum, self._tick_length)
+        self._outbox = Outbox(self._send_transport, Quorum(node, self._id), self._tick_length)
         self._intake = Intake(
-            self._node,
+            node,
             self._outbox,
             self._proposals,
             self._reads,
