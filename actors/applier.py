@@ -3,7 +3,7 @@
 Owns      the database (one writer connection) and the machine over it.
 Receives  Apply, CommittedTo and InstallSnapshot from the raft node; Prune from the compactor;
           Checkpointed from the snapshotter; Flush, Tick.
-Sends     Applied to every gateway (results for its own session, a wake-up for the others);
+Sends     Applied to gateways (results for their own sessions, a wake-up while they have clients);
           AppliedTo to the raft node; Committed to the snapshotter; CompactionScheduled and Pruned
           to the compactor; LeaseFacts to the lessor.
 Crashes   on entries that do not follow what it has, on a database it can't trust, on any other
@@ -109,7 +109,7 @@ class Applier(Actor):
         self._uncounted = 0
         self._untold_bytes = 0
         self._sessions: dict[int, str] = {}
-        self._gateways: list[str] = []
+        self._gateways: dict[str, int] = {}  # name -> its word of how many clients it has
         self._prune_rows = 0
         self._tell_compactor = False
         self._next_report = 0.0
@@ -153,8 +153,7 @@ class Applier(Actor):
         if receiver.startswith("gateway-"):
             self._sessions = {s: name for s, name in self._sessions.items() if name != receiver}
             self._sessions[have] = receiver
-            if receiver not in self._gateways:
-                self._gateways.append(receiver)
+            self._gateways[receiver] = self.board.block(receiver) + Cell.CONNECTIONS
         elif receiver == "compactor":
             self._tell_compactor = True
         return [self._applied_index]
@@ -339,12 +338,14 @@ class Applier(Actor):
 
     def _tell(self, held: _Held) -> None:
         machine, batches = self._machine, held.batches
-        for gateway in self._gateways:
-            self.send(
-                gateway,
-                Applied(machine.applied_index, machine.revision, batches.get(gateway, [])),
-                sum(len(batch[2]) for batch in batches.get(gateway, [])),
-            )
+        for gateway, clients in self._gateways.items():
+            own = batches.get(gateway, [])
+            if own or self._words[clients]:  # without clients nobody watches, or reads in a hurry
+                self.send(
+                    gateway,
+                    Applied(machine.applied_index, machine.revision, own),
+                    sum(len(batch[2]) for batch in own),
+                )
         if held.lease_facts:
             self._tell_lessor(held.lease_facts)
         self._note_progress()

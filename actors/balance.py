@@ -3,10 +3,15 @@
 A gateway with clearly more connections than the least loaded living one leaves new clients to the
 others (RULES B5). The least loaded one that lives always accepts, so nobody waits for long; a
 frozen or dead gateway is not counted, so nobody waits for it.
+
+A *standby* takes clients only while none of the others lives. Addresses that serve pages alone are
+the other way round: the standby has them, so that no scrape holds up clients, and the others only
+while no standby lives.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from actors.metrics import GatewayMetric
@@ -14,43 +19,71 @@ from transport.counters import Board, Cell, State
 
 SLACK_CONNECTIONS: Final = 4
 SLACK_SHARE: Final = 8
-LIVING_SECONDS: Final = 0.25  # five turns of a gateway's loop
+LIVING_SECONDS: Final = 0.25  # two turns of a gateway's loop and a half
+PATIENCE_SECONDS: Final = 2.0  # a standby that starts with the member lets the others come up
 
 
 class Balance:
     """One gateway's view of the others, by the board. Knows no clock."""
 
-    def __init__(self, board: Board, name: str) -> None:
+    def __init__(self, board: Board, name: str, standbys: Collection[str] = ()) -> None:
+        """`standbys` are the names of all gateways that stand by."""
         self._words = board.words
         self._own = board.block(name) + Cell.CONNECTIONS
+        self._turns = board.block(name) + Cell.METRICS + GatewayMetric.TURNS
         self._others = {
-            board.block(other): (-1, 0.0)  # block -> (loops seen, when they last moved)
+            board.block(other): (-1, 0.0)  # block -> (turns seen, when they last moved)
             for other in board.names
             if other.startswith("gateway-") and other != name
         }
+        self._standbys = {board.block(other) for other in standbys if other != name}
+        self._stands_by = name in standbys
+        self._patient = self._stands_by and board.get(name, Cell.INCARNATION) <= 1
+        self._patient_until: float | None = None
         self._living: list[int] = []
+        self._standby_lives = False
         self._words[self._own] = 0
 
     def look(self, now: float) -> None:
-        """See who else lives; to be called every few dozen milliseconds."""
+        """See who else lives, and show that this one does; called ten times a second.
+
+        Loops of an actor won't do: they move too while it waits for something in good order.
+        """
         words = self._words
+        words[self._turns] += 1
+        if self._patient_until is None:
+            self._patient_until = now + PATIENCE_SECONDS
+        self._patient = self._patient and now < self._patient_until
         living = []
-        for block, (loops, moved) in self._others.items():
-            turned = words[block + Cell.LOOPS]
-            if turned != loops:  # at first sight too: it is believed to live until it stands still
+        for block, (turns, moved) in self._others.items():
+            turned = words[block + Cell.METRICS + GatewayMetric.TURNS]
+            if turned != turns:  # at first sight too: it is believed to live until it stands still
+                if turns >= 0 and block not in self._standbys:
+                    self._patient = False  # it has come up
                 moved = now
                 self._others[block] = turned, moved
-            serves = words[block + Cell.METRICS + GatewayMetric.READY]
             up = words[block + Cell.PID] and words[block + Cell.STATE] == State.RUNNING
-            if up and serves and now - moved < LIVING_SECONDS:
-                living.append(block + Cell.CONNECTIONS)
-        self._living = living
+            if up and now - moved < LIVING_SECONDS:
+                living.append(block)
+        self._standby_lives = any(block in self._standbys for block in living)
+        self._living = [
+            block + Cell.CONNECTIONS
+            for block in living
+            if block not in self._standbys
+            and (self._stands_by or words[block + Cell.METRICS + GatewayMetric.READY])
+        ]
 
     def may_accept(self, connections: int) -> bool:
         """Tell the others how many clients there are here, and whether one more is welcome."""
         words = self._words
         words[self._own] = connections
+        if self._stands_by:
+            return not (self._living or self._patient)
         if not self._living:
             return True
         least = min([words[place] for place in self._living])
         return connections <= least + max(SLACK_CONNECTIONS, least // SLACK_SHARE)
+
+    def may_take_pages(self) -> bool:
+        """Whether connections to addresses that serve only pages are welcome here."""
+        return self._stands_by or not self._standby_lives

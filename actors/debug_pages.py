@@ -3,7 +3,8 @@
 Read-only (but for faults, see debug_faults.py) and without values: everything comes from the board,
 the recorders and the actors' own summaries. It answers while any other actor is stuck or dead. What
 may take milliseconds (memory maps, questions to other processes) runs on threads of its own: the
-event loop never waits for it.
+event loop never waits for it. Each answer ends its connection: a page that was served by a gateway
+that is stuck now finds another one with its next question.
 
     /debug/actors                         the page
     /debug/actors/tree.json top.json edges.json events.json explain.json slow.json crashes.json
@@ -114,7 +115,7 @@ class ActorPages:
 
     def _page(self, _: Request) -> Response:
         body = files("actors").joinpath("web/actors.html").read_bytes()
-        return Response(200, body, "text/html; charset=utf-8", (*_HEADERS, _POLICY))
+        return Response(200, body, "text/html; charset=utf-8", (*_HEADERS, _POLICY), closes=True)
 
     def _data(self, request: Request) -> Response | None:
         path = request.path[len(ROOT) + 1 :]
@@ -235,8 +236,9 @@ def _answered(work: Callable[[], Any]) -> Response:
 
 
 def _json(found: Any) -> Response:
-    return Response(200, json.dumps(found, separators=(",", ":")).encode(), JSON, _HEADERS)
+    body = json.dumps(found, separators=(",", ":")).encode()
+    return Response(200, body, JSON, _HEADERS, closes=True)
 
 
 def _failed(text: str, status: int = 503) -> Response:
-    return Response(status, json.dumps({"error": text}).encode(), JSON, _HEADERS)
+    return Response(status, json.dumps({"error": text}).encode(), JSON, _HEADERS, closes=True)

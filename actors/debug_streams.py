@@ -6,8 +6,9 @@
 Each stream has a thread of its own, which asks the actor by its control mailbox and hands text to
 the event loop; it asks for the next only when less than a client's share of text waits to be sent.
 A client that does not read holds up nobody: of a tap it is told how many messages it has missed
-(`event: missed`), events it gets later. Nothing is kept for a client that has gone, and a stream
-ends when the server does.
+(`event: missed`), events it gets later. In silence it is told that the gateway lives
+(`event: alive`): whoever hears nothing asks another one. Nothing is kept for a client that has
+gone, and a stream ends when the server does.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -25,8 +27,8 @@ from transport.control import ControlTimeoutError
 
 STREAMS_MAX: Final = 8
 """Of one gateway; each is a thread and a connection."""
-ALIVE_SECONDS: Final = 10.0
-"""A stream with nothing to say sends a comment so often: who has gone is noticed."""
+ALIVE_SECONDS: Final = 0.5
+"""A stream with nothing to say says that so often; who has gone is noticed too."""
 LOOK_SECONDS: Final = 0.1
 _TYPE: Final = "text/event-stream"
 
@@ -148,18 +150,18 @@ def _tell(tell: Callable[[_Stream], None], stream: _Stream) -> None:
 
 
 class _Silence:
-    """How long a stream has said nothing."""
+    """Since when a stream has said nothing."""
 
     def __init__(self) -> None:
-        self._seconds = 0.0
+        self._told = time.monotonic()
 
-    def after(self, text: str, seconds: float) -> str:
-        """Return what to send of a round of so many seconds: a comment after a long silence."""
-        self._seconds = 0.0 if text else self._seconds + seconds
-        if self._seconds < ALIVE_SECONDS:
-            return text
-        self._seconds = 0.0
-        return ":\n\n"
+    def filled(self, text: str) -> str:
+        """Return what to send in a round: what there is to say, or that the gateway lives."""
+        now = time.monotonic()
+        if not text and now - self._told < ALIVE_SECONDS:
+            return ""
+        self._told = now
+        return text or told({}, event="alive")
 
 
 def _tell_events(stream: _Stream, view: MemberView, after: str) -> None:
@@ -170,7 +172,7 @@ def _tell_events(stream: _Stream, view: MemberView, after: str) -> None:
             if stream.ready:
                 new = reader.read() or ()
                 text = "".join(told(one, number=events.event_id(one)) for one in new)
-                if text := silence.after(text, events.POLL_SECONDS):
+                if text := silence.filled(text):
                     stream.send(text)
             stream.pause(events.POLL_SECONDS)
 
@@ -192,7 +194,7 @@ def _tell_tap(
             if reader.dropped + missed > told_missed:
                 told_missed = reader.dropped + missed
                 text += told({"messages": told_missed}, event="missed")
-            if text := silence.after(text, tap.POLL_SECONDS):
+            if text := silence.filled(text):
                 stream.send(text)
             if not more:
                 stream.pause(tap.POLL_SECONDS)

@@ -102,7 +102,9 @@ class Gateway(LoopActor):
         )
         self._next_opening = 0.0
         self._serving = False
-        self._balance = Balance(self.board, context.name)
+        first, standbys = int(config["gateways"]), int(config["standby_gateways"])
+        names = [f"gateway-{slot}" for slot in range(first, first + standbys)]
+        self._balance = Balance(self.board, context.name, names)
         words = self._block + Cell.METRICS
         self._received_before = self._words[words + GatewayMetric.RECEIVED_BYTES]
         self._sent_before = self._words[words + GatewayMetric.SENT_BYTES]
@@ -218,8 +220,11 @@ class Gateway(LoopActor):
         self._server.intercept = ClientRequests(self.board, self.name, interceptor, streams)
         self._pages = {
             "http": ClientServer(self.loop, {}, pages.routes(), few),
-            "metrics": ClientServer(self.loop, {}, pages.routes(version=False), few),
+            "metrics": ClientServer(self.loop, {}, pages.routes(for_metrics=True), few),
         }
+        for server in self._pages.values():
+            server.may_accept = lambda _: self._balance.may_take_pages()
+        self._balance.look(time.monotonic())
         self._serving = True
         for purpose, server in ({"client": self._server} | self._pages).items():
             for descriptor in sockets.get(purpose, ()):
@@ -448,6 +453,9 @@ class Gateway(LoopActor):
         self._balance.look(now)
         if self._balance.may_accept(server.connections):
             server.resume_accept()
+        if self._balance.may_take_pages():
+            for pages in self._pages.values():
+                pages.resume_accept()
         self._calls.publish()
         self.metric(GatewayMetric.RECEIVED_BYTES, self._received_before + server.bytes_received)
         self.metric(GatewayMetric.SENT_BYTES, self._sent_before + server.bytes_sent)

@@ -72,13 +72,17 @@ class MemberPages:
         self._collector = collector
         self._count = count
 
-    def routes(self, *, version: bool = True) -> HttpRoutes:
-        """Return what answers which path; metrics URLs go without the version."""
+    def routes(self, *, for_metrics: bool = False) -> HttpRoutes:
+        """Return what answers which path.
+
+        Metrics URLs go without the version, and each scrape there is a connection of its own: the
+        next one finds a gateway that lives.
+        """
         routes = HttpRoutes()
-        if version:
+        if not for_metrics:
             routes.add("/version", self._version, "GET")
         routes.add("/health", self._health, "GET")
-        routes.add("/metrics", self._metrics)
+        routes.add("/metrics", lambda request: self._metrics(request, closes=for_metrics))
         if self._debug is not None:
             self._debug.add_to(routes)
         for page, checks in (("/livez", LIVEZ), ("/readyz", READYZ)):
@@ -98,9 +102,10 @@ class MemberPages:
         body = json.dumps(versions, separators=(",", ":")).encode()
         return Response(200, body, _JSON)
 
-    def _metrics(self, request: Request) -> None:
+    def _metrics(self, request: Request, *, closes: bool) -> None:
         def answer() -> None:
-            request.reply(Response(200, exposition(self._collector), _METRICS_TYPE))
+            body = exposition(self._collector)
+            request.reply(Response(200, body, _METRICS_TYPE, closes=closes))
 
         if self._memory is None:
             answer()

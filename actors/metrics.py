@@ -80,6 +80,7 @@ class GatewayMetric(IntEnum):
     REPROPOSED = 7
     READY = 8
     EXPIRED = 9  # requests given up because their time was over
+    TURNS = 10  # moves while it accepts connections (balance.py)
     WATCHERS = 16
     WATCH_STREAMS = 17
     SLOW_WATCHERS = 18

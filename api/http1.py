@@ -44,12 +44,16 @@ _REASONS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A whole answer. `headers` are sent besides content-type and content-length."""
+    """A whole answer. `headers` are sent besides content-type and content-length.
+
+    One that `closes` ends the connection: the next request comes to who takes connections then.
+    """
 
     status: int = 200
     body: bytes = b""
     content_type: str = _TEXT
     headers: tuple[tuple[str, str], ...] = ()
+    closes: bool = False
 
 
 NOT_FOUND: Final = Response(
@@ -422,6 +426,7 @@ class Http1Connection:
         """Send a whole answer to the current request."""
         if request is not self._current:
             return
+        request.keep_alive &= not response.closes
         keep_alive = self._keeps_alive(request)
         head = self._head(response, len(response.body), keep_alive=keep_alive)
         self._out.append(head if request.method == "HEAD" else head + response.body)

@@ -375,10 +375,13 @@ class _Way:
 
 
 def _first_asked(trail: Sequence[Record]) -> list[Record]:
-    """Return what was sent without what was only asked again: a request waits since the first."""
+    """Return what was sent without what was only asked again: a request waits since the first.
+
+    What a gateway asks for itself has no number: it opens a session, which is answered by none.
+    """
     first: dict[tuple[int, int, int], Record] = {}
     for record in trail:
-        if record.kind == Kind.OUT:
+        if record.kind == Kind.OUT and record.correlation:
             first.setdefault((record.incarnation, record.tag, record.correlation), record)
     return list(first.values())
 

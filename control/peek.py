@@ -15,9 +15,10 @@ from rich.pretty import Pretty
 from rich.table import Table
 from rich.text import Text
 
-from control.observe import MemberView
+from control.observe import MemberView, is_stopped
 from control.recorder import duration
 from transport.control import ControlClient, ControlTimeoutError
+from transport.counters import Cell
 
 TIMEOUT_SECONDS = 1.0
 WAITING_SHOWN: Final = 50
@@ -31,12 +32,13 @@ def peek(view: MemberView, name: str) -> dict[str, Any]:
     """
     sample = asdict(view.sample(name, memory=True))
     edges = (view.edge(sender, name) for sender in view.board.names)
+    queued = ask_actor(view, name, "peek")
     return {
         "actor": {key: value for key, value in sample.items() if key not in _HISTOGRAMS},
         "waiting": {edge.sender: edge.depth for edge in edges if edge.depth},
         "messages": [asdict(waiting) for waiting in view.waiting(name)[:WAITING_SHOWN]],
-        "queued": ask_actor(view, name, "peek"),
-        "stats": ask_actor(view, name, "stats"),
+        "queued": queued,
+        "stats": ask_actor(view, name, "stats") if queued is not None else None,
     }
 
 
@@ -45,8 +47,10 @@ def ask_actor(
 ) -> dict[str, Any] | None:
     """Return an actor's answer to a command; None if it does not answer in time.
 
-    That is `within` seconds, or TIMEOUT_SECONDS.
+    That is `within` seconds, or TIMEOUT_SECONDS, and then a stopped process is not waited for.
     """
+    if within is None and is_stopped(view.board.get(name, Cell.PID)):
+        return None
     client = ControlClient(view.run_dir / f"{name}.ctl")
     try:
         return client.ask(cmd, within or TIMEOUT_SECONDS, **arguments)

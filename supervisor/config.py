@@ -162,6 +162,7 @@ class Config:
     peer_curve_secret_file: str
     peer_curve_allow_dir: str
     # Derived
+    standby_gateways: int  # beside `gateways`: they take clients while none of those lives
     initial_cluster_text: str  # the flag as given, or as made from the name
     auto_compaction_seconds: float  # history to keep in mode periodic, 0: all
     auto_compaction_revisions: int  # history to keep in mode revision, 0: all
@@ -308,6 +309,7 @@ def _raw_config(settings: Settings, path: str) -> Config:
     values["initial_cluster"] = {}
     return Config(
         **values,
+        standby_gateways=0,
         auto_compaction_seconds=0.0,
         auto_compaction_revisions=0,
         config_file=path,

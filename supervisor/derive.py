@@ -55,6 +55,7 @@ def complete(config: Config) -> Config:
         data_dir = f"{config.name}.etcd"
         warnings += (("'data-dir' was empty; using default", {"data-dir": data_dir}),)
     quota = config.quota_backend_bytes
+    gateways, standbys = _gateways(config.gateways, len(os.sched_getaffinity(0)))
     return replace(
         config,
         data_dir=data_dir,
@@ -74,9 +75,20 @@ def complete(config: Config) -> Config:
             config.warning_unary_request_duration_seconds or 0.3
         ),
         log_format=config.log_format or "json",
-        gateways=config.gateways or max(1, len(os.sched_getaffinity(0)) - 1),
+        gateways=gateways,
+        standby_gateways=standbys,
         warnings=warnings,
     )
+
+
+def _gateways(given: int, cores: int) -> tuple[int, int]:
+    """Return how many gateways share the clients, and how many stand by.
+
+    Who asks for a number gets so many. Else two or more stand in for each other, and a lone one
+    gets a standby: pages and new clients are served while it is stuck.
+    """
+    gateways = given or max(1, cores - 1)
+    return gateways, int(not given and gateways == 1)
 
 
 def _retention(mode: str, text: str) -> tuple[float, int]:

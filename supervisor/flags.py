@@ -489,7 +489,12 @@ SECTIONS: Final[dict[str, tuple[Flag, ...]]] = {
     ),
     "Troupe": (
         Flag("run-dir", _S, "", "Folder for sockets and counters; chosen when empty."),
-        Flag("gateways", _U, "0", "Gateway processes (0: one less than cores, at least 1)."),
+        Flag(
+            "gateways",
+            _U,
+            "0",
+            "Gateway processes (0: one less than cores; one and a standby on 1 or 2 cores).",
+        ),
         Flag("stuck-detection", _B, "true", "Restart actors that have stopped making progress."),
         Flag("enable-faults", _B, "false", "Let troupectl inject faults; for tests alone."),
         Flag("peer-curve-secret-file", _S, "", "This member's CURVE key; protects peer traffic."),

@@ -94,7 +94,7 @@ class IsolatedActor:
             os.close(self._lock_fd)
             raise
         self._bound = self._listen()
-        specs = children(self._config.gateways)
+        specs = self._children()
         names = ["root", *(spec.name for spec in specs)]
         self.board = Board(self.run_dir / BOARD_FILE, create=names)
         self._describe(specs)
@@ -121,8 +121,11 @@ class IsolatedActor:
         kept = [flag for flag in usual if flag.partition("=")[0] not in given]
         return parse([*kept, *flags], {})
 
+    def _children(self) -> tuple[ChildSpec, ...]:
+        return children(self._config.gateways, self._config.standby_gateways)
+
     def _spec_of(self, name: str) -> ChildSpec:
-        specs = {spec.name: spec for spec in children(self._config.gateways)}
+        specs = {spec.name: spec for spec in self._children()}
         if name not in specs:
             raise IsolatedActorError(f"no actor {name!r}; there are {', '.join(specs)}")
         return specs[name]

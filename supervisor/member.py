@@ -39,7 +39,7 @@ def serve(
     initialized: bool,
 ) -> int:
     """Be root until the member has stopped; return the exit code."""
-    specs = children(config.gateways)
+    specs = children(config.gateways, config.standby_gateways)
     board = Board(run_dir / BOARD_FILE, create=["root", *(spec.name for spec in specs)])
     become_subreaper()
     log_read_fd, log_write_fd = os.pipe()
@@ -161,6 +161,7 @@ def summary(config: Config, initialized: bool) -> dict[str, Any]:
         "max-cpu-set": len(os.sched_getaffinity(0)),
         "max-cpu-available": cpus,
         "gateways": config.gateways,
+        "standby-gateways": config.standby_gateways,
         "member-initialized": initialized,
         "name": config.name,
         "data-dir": config.data_dir,

@@ -94,14 +94,18 @@ STAGE: Final = (
 )
 
 
-def gateway(slot: int) -> ChildSpec:
+GATEWAY_REASON: Final = "holds clients' memory: the first to go when there is none left"
+STANDBY_REASON: Final = "takes clients while no gateway before it lives, and pages at any time"
+
+
+def gateway(slot: int, reason: str = GATEWAY_REASON) -> ChildSpec:
     """Return the spec of one gateway."""
     return ChildSpec(
         name=f"gateway-{slot}",
         module="actors.gateway",
         backoff_max=SOON,
         exit_code=87,
-        reason="holds clients' memory: the first to go when there is none left",
+        reason=reason,
         oom_score_adj=500,
         listens=("client", "http", "metrics"),
         drains_first=True,
@@ -109,6 +113,8 @@ def gateway(slot: int) -> ChildSpec:
     )
 
 
-def children(gateways: int) -> tuple[ChildSpec, ...]:
-    """Return the children of a member with so many gateways, in start order."""
-    return (*STAGE, *map(gateway, range(gateways)))
+def children(gateways: int, standbys: int = 0) -> tuple[ChildSpec, ...]:
+    """Return the children of a member with so many gateways, standbys last, in start order."""
+    slots = range(gateways, gateways + standbys)
+    waiting = (gateway(slot, STANDBY_REASON) for slot in slots)
+    return (*STAGE, *map(gateway, range(gateways)), *waiting)

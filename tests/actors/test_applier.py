@@ -15,12 +15,15 @@ from etcdpb.rpc_pb2 import CompactionRequest, PutRequest, RangeRequest, RangeRes
 from kv.batch import Op, encode_batch
 from storage.reader import Reader
 from transport.context import ActorContext
-from transport.counters import Board
+from transport.counters import Board, Cell
 from transport.links import Welcome
 from transport.mailbox import Flush, Tick
 
 SESSION = 9
-NAMES = ["root", "applier", "raft-node", "lessor", "compactor", "snapshotter", "gateway-0"]
+NAMES = [
+    *("root", "applier", "raft-node", "lessor", "compactor", "snapshotter"),
+    *("gateway-0", "gateway-1"),
+]
 
 
 class Bench:
@@ -68,6 +71,10 @@ class Bench:
     def answers(self) -> list[list[Any]]:
         return [b for _, m in self.sent if isinstance(m, Applied) for b in m.batches]
 
+    def told(self) -> list[str]:
+        """Who was told of what was applied."""
+        return [receiver for receiver, m in self.sent if isinstance(m, Applied)]
+
     def value(self, key: bytes) -> bytes | None:
         with self.reader.view() as view:
             response = RangeResponse.FromString(view.range(RangeRequest(key=key)))
@@ -106,6 +113,17 @@ def test_committed_entries_are_answered_to_the_gateway_of_their_session(bench: B
     bench.actor.tick(Tick(0.0))
 
     assert AppliedTo(3) in [m for _, m in bench.sent]
+
+
+def test_a_gateway_is_told_of_others_batches_only_while_it_has_clients(bench: Bench) -> None:
+    bench.actor.welcome("gateway-1", SESSION + 1)
+    bench.apply(put(1, b"k", b"v"))
+    assert bench.told() == ["gateway-0"]
+    bench.actor.board.set("gateway-1", Cell.CONNECTIONS, 1)
+    bench.apply(put(2, b"k", b"w"))
+
+    assert bench.told() == ["gateway-0", "gateway-0", "gateway-1"]
+    assert bench.sent[-1][1] == Applied(3, 3, [])
 
 
 def test_what_is_carried_out_ahead_is_neither_answered_nor_seen(bench: Bench) -> None:

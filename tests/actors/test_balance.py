@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from actors.balance import LIVING_SECONDS, SLACK_CONNECTIONS, Balance
+from actors.balance import LIVING_SECONDS, PATIENCE_SECONDS, SLACK_CONNECTIONS, Balance
 from actors.metrics import GatewayMetric
 from tests.actors.boards import make_board
 from transport.counters import Board, Cell, State
 
 OTHER = "gateway-1"
+TURNS = Cell.METRICS + GatewayMetric.TURNS
 STEP = LIVING_SECONDS / 5
 
 
@@ -28,7 +29,7 @@ class Desk:
         for _ in range(turns):
             self.now += STEP
             if lives:
-                self.board.words[self.board.block(OTHER) + Cell.LOOPS] += 1
+                self.board.words[self.board.block(OTHER) + TURNS] += 1
             self.balance.look(self.now)
 
 
@@ -98,3 +99,112 @@ def test_a_successor_starts_with_no_clients(desk: Desk) -> None:
     Balance(desk.board, "gateway-0")
 
     assert desk.board.get("gateway-0", Cell.CONNECTIONS) == 0
+
+
+class Pair:
+    """A member with one gateway and a standby, at its beginning; both are balances."""
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+        self.now = 100.0
+        for name in ("gateway-0", OTHER):
+            board.set(name, Cell.STATE, State.STARTING)
+        self.gateway = Balance(board, "gateway-0", [OTHER])
+        self.standby = Balance(board, OTHER, [OTHER])
+        self._look("gateway-0", OTHER)
+
+    def _look(self, *living: str) -> None:
+        for balance, name in ((self.gateway, "gateway-0"), (self.standby, OTHER)):
+            turns = self.board.get(name, TURNS)
+            balance.look(self.now)
+            self.board.set(name, TURNS, turns + (name in living))
+
+    def pass_time(self, seconds: float, *living: str) -> None:
+        for name in living:
+            self.board.set(name, Cell.STATE, State.RUNNING)
+        for _ in range(round(seconds / STEP)):
+            self.now += STEP
+            self._look(*living)
+
+    @property
+    def clients(self) -> tuple[bool, bool]:
+        """Whether the gateway and the standby take clients."""
+        return self.gateway.may_accept(1000), self.standby.may_accept(0)
+
+    @property
+    def pages(self) -> tuple[bool, bool]:
+        """Whether they take connections to addresses that serve pages alone."""
+        return self.gateway.may_take_pages(), self.standby.may_take_pages()
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Pair:
+    return Pair(make_board(tmp_path))
+
+
+def test_clients_are_the_gateways_and_pages_the_standbys(pair: Pair) -> None:
+    pair.pass_time(1.0, "gateway-0", OTHER)
+
+    assert pair.clients == (True, False)
+    assert pair.pages == (False, True)
+
+
+def test_a_standby_needs_no_published_member_to_see_that_the_gateway_lives(pair: Pair) -> None:
+    pair.board.set("gateway-0", Cell.METRICS + GatewayMetric.READY, 0)
+    pair.pass_time(2 * PATIENCE_SECONDS, "gateway-0", OTHER)
+
+    assert pair.clients == (True, False)
+
+
+def test_the_standby_takes_clients_while_the_gateway_stands_still(pair: Pair) -> None:
+    pair.pass_time(1.0, "gateway-0", OTHER)
+
+    pair.pass_time(2 * LIVING_SECONDS, OTHER)
+    assert pair.clients == (True, True)
+    pair.pass_time(STEP, "gateway-0", OTHER)
+    assert pair.clients == (True, False)
+
+
+def test_the_standby_takes_clients_at_once_when_the_gateway_has_died(pair: Pair) -> None:
+    pair.pass_time(1.0, "gateway-0", OTHER)
+
+    pair.board.set("gateway-0", Cell.STATE, State.STARTING)
+    pair.pass_time(STEP, OTHER)
+
+    assert pair.clients == (True, True)
+
+
+def test_the_gateway_takes_pages_while_the_standby_does_not_live(pair: Pair) -> None:
+    assert pair.pages == (True, True)
+    pair.pass_time(1.0, "gateway-0", OTHER)
+    assert pair.pages == (False, True)
+
+    pair.pass_time(2 * LIVING_SECONDS, "gateway-0")
+
+    assert pair.pages == (True, True)
+
+
+def test_a_standby_that_starts_with_the_member_waits_for_the_gateway(pair: Pair) -> None:
+    pair.pass_time(PATIENCE_SECONDS - STEP, OTHER)
+    assert pair.clients == (True, False)
+
+    pair.pass_time(2 * STEP, OTHER)
+
+    assert pair.clients == (True, True)
+
+
+def test_a_standby_that_was_restarted_waits_for_nobody(pair: Pair) -> None:
+    pair.board.set(OTHER, Cell.INCARNATION, 2)
+    heir = Balance(pair.board, OTHER, [OTHER])
+    heir.look(pair.now)
+
+    assert heir.may_accept(0)
+
+
+def test_the_clients_a_standby_has_do_not_keep_others_from_the_gateway(pair: Pair) -> None:
+    pair.pass_time(1.0, "gateway-0", OTHER)
+    pair.board.set(OTHER, Cell.METRICS + GatewayMetric.READY, 1)
+
+    pair.pass_time(STEP, "gateway-0", OTHER)
+
+    assert pair.gateway.may_accept(SLACK_CONNECTIONS + 1000)

@@ -17,6 +17,7 @@ class Site:
         self.waiting: list[Request] = []
         routes = HttpRoutes()
         routes.add("/health", lambda _: Response(200, b"ok", "application/json"))
+        routes.add("/bye", lambda _: Response(200, b"bye", closes=True))
         routes.add("/later", self.waiting.append)
         routes.add("/echo", lambda request: Response(200, request.body), "POST")
         routes.add("/livez/", lambda request: Response(200, request.path.encode()))
@@ -53,6 +54,16 @@ def test_a_get_is_answered_and_the_connection_kept() -> None:
     )
     assert not site.connection.closed
     assert site.get("/health") == answer
+
+
+def test_an_answer_that_closes_ends_the_connection() -> None:
+    site = Site()
+
+    answer = site.get("/bye")
+
+    assert b"\r\nConnection: close\r\n" in answer
+    assert body_of(answer) == b"bye"
+    assert site.connection.closed
 
 
 def test_a_head_gets_the_head_alone() -> None:

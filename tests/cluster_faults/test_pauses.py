@@ -49,7 +49,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     flags = list(FAST)
     probe = Cluster(folder, environ=environ)
     if probe.is_trouped:
-        flags.append("--stuck-detection=false")
+        flags += ["--stuck-detection=false", "--gateways=1"]
     with Cluster(folder, flags=flags, environ=environ) as running:
         yield running
 

@@ -56,9 +56,9 @@ def pid_of(member: Member, actor: str) -> int:
 
 def kill_actor(folder: Path, actor: str, count: int, seed: int) -> None:
     chance = Random(seed)
-    with Member(folder) as member:
-        if not member.is_trouped:
-            pytest.skip("only trouped has actors")
+    if not Member(folder).is_trouped:
+        pytest.skip("only trouped has actors")
+    with Member(folder, flags=["--gateways=1"]) as member:
 
         def strike(_: int, load: Writers) -> None:
             time.sleep(chance.uniform(0.0, 0.1))  # the random moment

@@ -273,7 +273,8 @@ def test_ten_thousand_idle_connections_leave_room_for_work(
         pytest.skip(f"only {hard} descriptors allowed")
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1024), hard))
     try:
-        with Member(tmp_path) as crowded, Client(crowded.endpoint) as client, ExitStack() as stack:
+        made = Member(tmp_path, flags=["--gateways=1"])
+        with made as crowded, Client(crowded.endpoint) as client, ExitStack() as stack:
             # For this end of the connections; the member has raised its own.
             resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
             pid = serving_pid(crowded)
@@ -334,7 +335,8 @@ def test_a_member_takes_all_the_descriptors_it_may_and_keeps_some_to_itself(tmp_
 
 
 def test_a_gateway_without_a_descriptor_left_serves_whom_it_has(tmp_path: Path) -> None:
-    with Member(tmp_path) as member, Client(member.endpoint) as client:
+    made = Member(tmp_path, flags=["--gateways=1"])
+    with made as member, Client(member.endpoint) as client:
         client.put(b"k", b"v")
         plain = HTTPConnection("127.0.0.1", member.client_port, timeout=10)
         scrape(plain)

@@ -102,7 +102,8 @@ def measure_all(
     ):
         if not own:
             continue
-        made = Member(folder / name, flags=["--enable-faults"], environ=environ)
+        flags = ["--enable-faults", "--gateways=1"]
+        made = Member(folder / name, flags=flags, environ=environ)
         with made as member, Load(member.endpoint) as load:
             while open_rows := [row for row in own if not _decided(tried[row], runs, believing)]:
                 for actor, fault in open_rows:

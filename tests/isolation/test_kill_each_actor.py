@@ -36,7 +36,8 @@ IN_FLIGHT = 200
 @pytest.fixture(scope="module")
 def member(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Member]:
     """A member whose frozen actors are left alone."""
-    with Member(tmp_path_factory.mktemp("m"), flags=["--stuck-detection=false"]) as running:
+    flags = ["--stuck-detection=false", "--gateways=1"]
+    with Member(tmp_path_factory.mktemp("m"), flags=flags) as running:
         if not running.is_trouped:
             pytest.skip("only trouped has actors")
         yield running

@@ -27,7 +27,7 @@ def end_of(member: Member) -> int:
 @pytest.mark.parametrize("name", [spec.name for spec in SPECS])
 def test_an_actor_that_is_killed_again_and_again_ends_the_member(name: str, tmp_path: Path) -> None:
     spec = next(spec for spec in SPECS if spec.name == name)
-    with Member(tmp_path) as member:
+    with Member(tmp_path, flags=["--gateways=1"]) as member:
         began, killed = time.monotonic(), set()
         while member.process is not None and member.process.poll() is None:
             pid = member.actors().get(name)
@@ -51,7 +51,7 @@ def test_an_actor_that_is_killed_again_and_again_ends_the_member(name: str, tmp_
 
 def test_an_applier_that_panics_on_every_entry_is_no_hot_loop(tmp_path: Path) -> None:
     environ = {"GOFAIL_FAILPOINTS": "afterStartDBTxn=panic"}
-    member = Member(tmp_path, environ=environ, flags=["--enable-faults"])
+    member = Member(tmp_path, environ=environ, flags=["--enable-faults", "--gateways=1"])
     began = time.monotonic()
     member.spawn()
     try:

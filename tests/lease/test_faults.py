@@ -24,6 +24,7 @@ CATCHUP_ENTRIES = 10
 SNAPSHOTS = (
     *(*FLAGS, "--snapshot-count=100"),
     f"--snapshot-catchup-entries={CATCHUP_ENTRIES}",
+    "--gateways=1",
 )
 ACTORS = (
     *("gateway-0", "raft-node", "applier", "lessor"),

@@ -131,6 +131,13 @@ def test_what_was_asked_again_is_one_request_that_waits_since_the_first_time(sto
     assert story.explained()["verdict"] == ("405.5 ms: 400.0 ms waiting in applier's mailbox")
 
 
+def test_a_session_that_a_gateway_opened_is_nobodys_request(story: Story) -> None:
+    story.sent("gateway-0", "raft-node", Propose, 0, 0, 9)
+    story.handled("raft-node", "gateway-0", Propose, 1, 0, 9, wait=1)
+
+    assert explain(story.paper.view())["slowest"] == []
+
+
 def lengths(one: dict[str, object]) -> list[tuple[str, str, float]]:
     spans: list[dict[str, object]] = one["spans"]  # type: ignore[assignment]
     return [(str(s["actor"]), str(s["what"]), int(str(s["length_ns"])) / MS) for s in spans]

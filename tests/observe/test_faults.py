@@ -42,7 +42,8 @@ CRASHES = [
 
 @pytest.fixture(scope="module")
 def member(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Member]:
-    with Member(tmp_path_factory.mktemp("faults"), flags=["--enable-faults"]) as made:
+    flags = ["--enable-faults", "--gateways=1"]
+    with Member(tmp_path_factory.mktemp("faults"), flags=flags) as made:
         yield made
 
 

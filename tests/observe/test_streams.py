@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from actors.debug_streams import STREAMS_MAX, EventStreams, told
+from actors.debug_streams import ALIVE_SECONDS, STREAMS_MAX, EventStreams, told
 from api.http1 import Response
 from control.events import EventReader, event_id
 from etcdpb import rpc_pb2 as pb
@@ -80,6 +80,18 @@ def test_a_kill_is_told_to_whoever_follows_the_events(member: Member) -> None:
         again = stream.until(event="started", actor="compactor")
 
     assert again["incarnation"] == 2
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("path", ["events?stream", "tap/compactor?stream&type=Prune"])
+def test_a_stream_without_news_says_that_its_gateway_lives(member: Member, path: str) -> None:
+    with Stream(member, path) as stream:
+        alive = (event for event in stream.events() if event.get("event") == "alive")
+        next(alive)
+        began = time.monotonic()
+        next(alive)
+
+    assert ALIVE_SECONDS / 2 < time.monotonic() - began < 5 * ALIVE_SECONDS
 
 
 @pytest.mark.e2e

@@ -46,6 +46,7 @@ def test_there_are_the_111_flags_of_etcd_its_15_legacy_ones_and_six_of_our_own()
 
 def test_every_flag_has_a_field_and_every_default_is_a_value() -> None:
     derived = {
+        "standby_gateways",
         "initial_cluster_text",
         "auto_compaction_seconds",
         "auto_compaction_revisions",
@@ -72,6 +73,28 @@ def test_without_any_flag_the_defaults_are_etcd_s() -> None:
     assert (config.compaction_batch_limit, config.compaction_sleep_interval_seconds) == (1000, 0.01)
     assert config.watch_progress_notify_interval_seconds == 600
     assert config.gateways >= 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "cores", "gateways", "standbys"),
+    [
+        ("0", 1, 1, 1),
+        ("0", 2, 1, 1),
+        ("0", 3, 2, 0),
+        ("0", 8, 7, 0),
+        ("1", 2, 1, 0),
+        ("2", 2, 2, 0),
+    ],
+)
+def test_a_lone_gateway_nobody_asked_for_has_a_standby(
+    flag: str, cores: int, gateways: int, standbys: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+
+    config = read(f"--gateways={flag}")
+
+    assert (config.gateways, config.standby_gateways) == (gateways, standbys)
+    assert Config.from_dict(config.to_dict()) == config
 
 
 def test_one_dash_or_two_and_a_value_behind_equals_or_a_space_are_all_the_same() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 
 from supervisor.tree import children
 
@@ -33,6 +34,14 @@ def test_gateways_start_last_and_drain_first() -> None:
     clients = [spec.name for spec in specs if "client" in spec.listens]
     assert clients == ["gateway-0", "gateway-1"]
     assert [spec.name for spec in specs if "peer" in spec.listens] == ["transport"]
+
+
+def test_a_standby_is_one_more_gateway_and_says_why_it_is_there() -> None:
+    *_, gateway, standby = children(1, standbys=1)
+
+    assert [gateway.name, standby.name] == ["gateway-0", "gateway-1"]
+    assert replace(standby, name=gateway.name, reason=gateway.reason) == gateway
+    assert gateway.reason != standby.reason
 
 
 def test_the_transport_outlives_the_raft_node_that_hands_leadership_over() -> None:

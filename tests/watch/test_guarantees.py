@@ -171,7 +171,7 @@ def one_round(members: Sequence[Member], seed: int, seconds: float) -> Figures:
 
 @pytest.fixture
 def member(tmp_path: Path) -> Member:
-    return Member(tmp_path, flags=[PROGRESS])
+    return Member(tmp_path, flags=[PROGRESS, "--gateways=1"])
 
 
 def test_all_guarantees_hold_while_actors_are_killed(member: Member) -> None:
