@@ -2,7 +2,8 @@
 
 On a machine with CPUs to spare it is next to nothing. Where all are busy, whatever a process does
 keeps others waiting, of this member and of the others on the machine: then it is time to do more at
-once, less often.
+once, less often. The share is 0.05 for one sequential client of a cluster whose three members have
+two cores, and 0.25 under a load that fills these.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from contextlib import suppress
 from typing import Final
 
 LOOK_SECONDS: Final = 0.1
+SPACING_MAX: Final = 0.008
+BUSY_SHARE: Final = 0.1
+SPACING_PER_SHARE: Final = 0.1
 _PATH: Final = "/proc/thread-self/schedstat"
 
 
@@ -26,6 +30,11 @@ class CpuWait:
             self._file = os.open(_PATH, os.O_RDONLY | os.O_CLOEXEC)
         self._looked = 0.0
         self._waited_ns = 0
+
+    @property
+    def spacing(self) -> float:
+        """For how long to gather what many ask for, in seconds: 0 to SPACING_MAX."""
+        return min(SPACING_MAX, max(0.0, self.share - BUSY_SHARE) * SPACING_PER_SHARE)
 
     def look(self, now: float) -> None:
         """Read the clock of the run queue, every LOOK_SECONDS; `now` is CLOCK_MONOTONIC."""

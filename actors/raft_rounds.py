@@ -6,9 +6,8 @@ the cluster, the more each round carries. Nothing waits for long, since a round 
 reasons that further rounds don't add to: distance, or a member that does not answer.
 
 Where the CPUs are busy, rounds of entries keep a distance as well, up to some milliseconds, if more
-came than one carried: there a round is slow because of all the others, and fewer of them carry as
-much. So do the messages by which a member that does not lead passes on what it gets. One client
-that waits for each answer is never held up.
+came than one carried (cpu_wait.py): there a round is slow because of all the others, and fewer of
+them carry as much. One client that waits for each answer is never held up.
 """
 
 from __future__ import annotations
@@ -26,27 +25,14 @@ from raft.messages import Message, MsgProp, MsgReadIndex
 from raft.raw_node import RawNode
 
 HOLD_SECONDS: Final = 0.005
-SPACING_MAX: Final = 0.008
-BUSY_SHARE: Final = 0.1
-SPACING_PER_SHARE: Final = 0.1
-
-
-def spacing(cpu_wait: float) -> float:
-    """Return what rounds are apart, at least, in seconds: 0 to SPACING_MAX.
-
-    `cpu_wait` is the share of the time that a thread waits for a CPU: 0.05 for one sequential
-    client of a cluster whose members share two cores, 0.25 under a load that fills these.
-    """
-    return min(SPACING_MAX, max(0.0, cpu_wait - BUSY_SHARE) * SPACING_PER_SHARE)
 
 
 class Rounds:
     """Rounds of one kind; each is over when what it is after is reached. Knows no clock."""
 
-    __slots__ = ("_apart", "_crowded", "_goal", "_hold", "_until")
+    __slots__ = ("_apart", "_crowded", "_goal", "_until")
 
-    def __init__(self, hold: float = HOLD_SECONDS) -> None:
-        self._hold = hold
+    def __init__(self) -> None:
         self._goal = 0
         self._until = -inf  # what takes longer is not waited for
         self._apart = -inf
@@ -71,7 +57,7 @@ class Rounds:
         or later.
         """
         self._goal = goal
-        self._until = now + self._hold
+        self._until = now + HOLD_SECONDS
         self._apart = now + apart if self._crowded else -inf
         self._crowded = False
 
@@ -106,7 +92,6 @@ class Intake:
         self._remind = remind
         self._cpu = cpu
         self._entry_rounds = Rounds()
-        self._forward_rounds = Rounds(hold=0.0)
         self._read_rounds = Rounds()
         self.copies = Copies()
         self._props: list[MsgProp] = []
@@ -134,13 +119,11 @@ class Intake:
         raft = self._node.raft
         dropped, again = 0, inf
         if self._proposals or self._props:
-            # Who does not lead sees that what it passed on is under way by entries that come.
-            rounds = self._entry_rounds if leads else self._forward_rounds
-            reached = raft.log.committed if leads else raft.log.last_index()
-            if rounds.may_begin(reached, now):
+            committed = raft.log.committed
+            if not leads or self._entry_rounds.may_begin(committed, now):
                 dropped = self._take_up_entries(now, leads=leads)
             else:
-                again = rounds.due(reached)
+                again = self._entry_rounds.due(committed)
         if self._reads.new or self._asked:
             # Who does not lead knows of its own reads alone: 0 of a goal of 1 while one is asked.
             over = raft.read_only.confirmed if leads else int(not len(self._reads))
@@ -152,7 +135,6 @@ class Intake:
 
     def _take_up_entries(self, now: float, *, leads: bool) -> int:
         self._cpu.look(now)
-        apart = spacing(self._cpu.share)
         log = self._node.raft.log
         before, copies = log.last_index(), self.copies.dropped
         if leads:
@@ -166,10 +148,8 @@ class Intake:
                 self._outbox.forwarded(prop.from_, log.last_index())
             else:
                 self._step(prop)
-        if not leads:
-            self._forward_rounds.begun(before + 1, now, apart)
-        elif log.last_index() > before:
-            self._entry_rounds.begun(log.last_index(), now, apart)
+        if leads and log.last_index() > before:
+            self._entry_rounds.begun(log.last_index(), now, self._cpu.spacing)
         if self.copies.dropped > copies:
             self._remind()
         return dropped

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from actors import cpu_wait
-from actors.cpu_wait import LOOK_SECONDS, CpuWait
+from actors.cpu_wait import LOOK_SECONDS, SPACING_MAX, CpuWait
 
 HUNGRY = "while True: pass"
 
@@ -45,3 +45,13 @@ def test_it_is_nothing_without_figures_of_the_kernel(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(cpu_wait, "_PATH", "/proc/none/schedstat")
 
     assert spent(3 * LOOK_SECONDS) == 0.0
+
+
+def test_things_keep_apart_only_where_cpus_are_busy() -> None:
+    cpu = CpuWait()
+    apart = []
+    for cpu.share in (0.0, 0.1, 0.12, 0.15, 0.5):
+        apart.append(cpu.spacing)
+
+    assert apart[:2] == [0.0, 0.0]
+    assert 0.0 < apart[2] < apart[3] < apart[4] == SPACING_MAX

@@ -7,7 +7,7 @@ from typing import Any
 
 from actors.raft_proposals import Proposals
 from actors.raft_reads import READS_ASKED_MAX, ReadsAsked
-from actors.raft_rounds import HOLD_SECONDS, SPACING_MAX, Intake, Rounds, spacing
+from actors.raft_rounds import HOLD_SECONDS, Intake, Rounds
 from kv.batch import Op, batch_name, encode_batch
 from raft.errors import ProposalDroppedError
 from raft.messages import Message, MsgProp, MsgReadIndex
@@ -76,12 +76,12 @@ class Desk:
         node: Any = core
         outbox: Any = self
         self.reminders = 0
-        self.share = 0.0
+        self.spacing = 0.0
         cpu: Any = self
         self.intake = Intake(node, outbox, self.proposals, self.reads, core.step, self.remind, cpu)
 
     def look(self, now: float) -> None:
-        """Be asked how busy the CPUs are; `share` says it."""
+        """Be asked how busy the CPUs are; `spacing` says it."""
 
     def remind(self) -> None:
         self.reminders += 1
@@ -124,15 +124,9 @@ def test_rounds_are_apart_if_something_waited_for_the_one_before() -> None:
     assert rounds.may_begin(10, NOW + 0.006), "nothing came while the last was under way"
 
 
-def test_rounds_are_apart_only_where_the_cpus_are_busy() -> None:
-    assert spacing(0.0) == spacing(0.1) == 0.0
-    assert 0.0 < spacing(0.12) < spacing(0.15) < SPACING_MAX
-    assert spacing(0.5) == SPACING_MAX
-
-
 def test_on_busy_cpus_a_leader_takes_up_together_what_comes_after_a_crowded_round() -> None:
     desk = Desk(Core())
-    desk.share = 0.5
+    desk.spacing = 0.008
     desk.proposals.add(b"a")
     desk.intake.take_up(NOW)
     desk.proposals.add(b"b")
@@ -143,27 +137,11 @@ def test_on_busy_cpus_a_leader_takes_up_together_what_comes_after_a_crowded_roun
     desk.core.committed = 7
     for data in (b"c", b"d"):
         desk.proposals.add(data)
-        assert desk.intake.take_up(begun + 0.002) == (0, begun + SPACING_MAX)
+        assert desk.intake.take_up(begun + 0.002) == (0, begun + 0.008)
 
-    assert desk.intake.take_up(begun + SPACING_MAX) == (0, inf)
+    assert desk.intake.take_up(begun + 0.008) == (0, inf)
 
     assert desk.core.proposed == [b"a", b"b", b"c", b"d"]
-
-
-def test_on_busy_cpus_a_follower_passes_on_together_what_comes_before_its_entries() -> None:
-    desk = Desk(Core(leads=False))
-    desk.share = 0.5
-    later = NOW + 0.001
-    for data in (b"a", b"b"):
-        desk.proposals.add(data)
-        assert desk.intake.take_up(later) == (0, inf)
-        desk.core.last = 5  # the entries are still to come
-    desk.proposals.add(b"c")
-    assert desk.intake.take_up(later) == (0, later + SPACING_MAX)
-
-    assert desk.intake.take_up(later + SPACING_MAX) == (0, inf)
-
-    assert desk.core.proposed == [b"a", b"b", b"c"]
 
 
 def test_proposals_wait_for_the_commit_of_those_before_and_leave_together() -> None:
