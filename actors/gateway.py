@@ -192,7 +192,6 @@ class Gateway(LoopActor):
             self.loop.call_later(START_SECONDS, self.begin)
             return
         config = self.context.config
-        self._cpu = CpuWait()
         self._generation = self._status.applier(ApplierMetric.GENERATION)  # before CURRENT is read
         self._reader = Reader(self._directory)
         self._reader.keep_scan_connection()
@@ -258,6 +257,7 @@ class Gateway(LoopActor):
     def _start_member(self, config: Mapping[str, Any]) -> None:
         status, reader, proposals = self._status, self._reader, self._proposals
         status.refresh(reader)
+        self._cpu = CpuWait()
         self._publisher = Publisher(
             proposals,
             reader,

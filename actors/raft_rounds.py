@@ -73,8 +73,6 @@ class Intake:
         self,
         node: RawNode,
         outbox: Outbox,
-        proposals: Proposals,
-        reads: ReadsAsked,
         step: Callable[[Message], None],
         remind: Callable[[], None],
         cpu: CpuWait,
@@ -86,8 +84,8 @@ class Intake:
         """
         self._node = node
         self._outbox = outbox
-        self._proposals = proposals
-        self._reads = reads
+        self.proposals = Proposals()
+        self.reads = ReadsAsked()
         self._step = step
         self._remind = remind
         self._cpu = cpu
@@ -98,7 +96,7 @@ class Intake:
         self._asked: list[MsgReadIndex] = []
 
     def __len__(self) -> int:
-        return len(self._proposals) + len(self._props) + len(self._reads.new) + len(self._asked)
+        return len(self.proposals) + len(self._props) + len(self.reads.new) + len(self._asked)
 
     def forwarded(self, received: MsgProp | MsgReadIndex, now: float) -> None:
         """Another member passes on what its clients ask for."""
@@ -118,15 +116,15 @@ class Intake:
         leads = self._node.is_leader
         raft = self._node.raft
         dropped, again = 0, inf
-        if self._proposals or self._props:
+        if self.proposals or self._props:
             committed = raft.log.committed
             if not leads or self._entry_rounds.may_begin(committed, now):
                 dropped = self._take_up_entries(now, leads=leads)
             else:
                 again = self._entry_rounds.due(committed)
-        if self._reads.new or self._asked:
+        if self.reads.new or self._asked:
             # Who does not lead knows of its own reads alone: 0 of a goal of 1 while one is asked.
-            over = raft.read_only.confirmed if leads else int(not len(self._reads))
+            over = raft.read_only.confirmed if leads else int(not len(self.reads))
             if self._read_rounds.may_begin(over, now):
                 self._take_up_reads(now, leads=leads)
             else:
@@ -139,8 +137,8 @@ class Intake:
         before, copies = log.last_index(), self.copies.dropped
         if leads:
             self.copies.look(self._node.raft)
-            self._proposals.leave_out(self.copies)
-        dropped = self._proposals.propose(self._node)
+            self.proposals.leave_out(self.copies)
+        dropped = self.proposals.propose(self._node)
         props, self._props = self._props, []
         for prop in props:
             if leads:
@@ -167,7 +165,7 @@ class Intake:
         asked, self._asked = self._asked, []
         for request in asked:
             self._step(request)
-        context = self._reads.round()
+        context = self.reads.round()
         if context is not None:
             self._node.read_index(context)
         self._read_rounds.begun(self._node.raft.read_only.asked if leads else 1, now)

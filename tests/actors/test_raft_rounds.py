@@ -5,7 +5,6 @@ from __future__ import annotations
 from math import inf
 from typing import Any
 
-from actors.raft_proposals import Proposals
 from actors.raft_reads import READS_ASKED_MAX, ReadsAsked
 from actors.raft_rounds import HOLD_SECONDS, Intake, Rounds
 from kv.batch import Op, batch_name, encode_batch
@@ -69,8 +68,6 @@ class Desk:
 
     def __init__(self, core: Core) -> None:
         self.core = core
-        self.proposals = Proposals()
-        self.reads = ReadsAsked()
         self.has_clients_at: list[tuple[int, float]] = []
         self.told: list[tuple[int, int]] = []
         node: Any = core
@@ -78,7 +75,8 @@ class Desk:
         self.reminders = 0
         self.spacing = 0.0
         cpu: Any = self
-        self.intake = Intake(node, outbox, self.proposals, self.reads, core.step, self.remind, cpu)
+        self.intake = Intake(node, outbox, core.step, self.remind, cpu)
+        self.proposals, self.reads = self.intake.proposals, self.intake.reads
 
     def look(self, now: float) -> None:
         """Be asked how busy the CPUs are; `spacing` says it."""
