@@ -13,9 +13,9 @@ from contextlib import suppress
 from typing import Final
 
 LOOK_SECONDS: Final = 0.1
-SPACING_MAX: Final = 0.008
+SPACING_MAX: Final = 0.01
 BUSY_SHARE: Final = 0.1
-SPACING_PER_SHARE: Final = 0.1
+SPACING_PER_SHARE: Final = 0.125
 _PATH: Final = "/proc/thread-self/schedstat"
 
 

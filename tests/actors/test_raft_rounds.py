@@ -124,7 +124,7 @@ def test_rounds_are_apart_if_something_waited_for_the_one_before() -> None:
 
 def test_on_busy_cpus_a_leader_takes_up_together_what_comes_after_a_crowded_round() -> None:
     desk = Desk(Core())
-    desk.spacing = 0.008
+    desk.spacing = 0.01
     desk.proposals.add(b"a")
     desk.intake.take_up(NOW)
     desk.proposals.add(b"b")
@@ -135,9 +135,9 @@ def test_on_busy_cpus_a_leader_takes_up_together_what_comes_after_a_crowded_roun
     desk.core.committed = 7
     for data in (b"c", b"d"):
         desk.proposals.add(data)
-        assert desk.intake.take_up(begun + 0.002) == (0, begun + 0.008)
+        assert desk.intake.take_up(begun + 0.002) == (0, begun + 0.01)
 
-    assert desk.intake.take_up(begun + 0.008) == (0, inf)
+    assert desk.intake.take_up(begun + 0.01) == (0, inf)
 
     assert desk.core.proposed == [b"a", b"b", b"c", b"d"]
 
