@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final, Protocol
 
 from actors.messages import Propose
@@ -133,6 +134,7 @@ class Proposals:
         self._outstanding_bytes = 0
         self._mark_sent = 0
         self._idle_since: float | None = None
+        self._proposed_at = -inf
 
     def __len__(self) -> int:
         return self._queued + self._outstanding
@@ -160,6 +162,16 @@ class Proposals:
     def add(self, op: int, request: bytes, answer: Answer) -> None:
         """Queue one request for the next batch."""
         (self._urgent if op in URGENT else self._queue).add(op, request, answer)
+
+    def gathers(self, now: float, spacing: float) -> float:
+        """Return for how long, in seconds, what is queued should wait for more to go with it.
+
+        0.0 unless there is something queued, something else is unanswered, and the last batch left
+        less than `spacing` seconds ago.
+        """
+        if not (self._queue and self._batches) or self._urgent:
+            return 0.0
+        return max(0.0, self._proposed_at + spacing - now)
 
     def flush(self, now: float) -> None:
         """Propose what is queued, as far as the credit goes; what nobody waits for is dropped."""
@@ -191,6 +203,7 @@ class Proposals:
         payload = encode_batch(self.session, mark, first_id, kinds, requests)
         self._mark_sent = mark
         self._idle_since = None
+        self._proposed_at = now
         count = len(requests)
         self._batches[first_id] = _Batch(
             first_id,

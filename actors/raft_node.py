@@ -27,6 +27,7 @@ import pykka
 from pykka._envelope import Envelope
 
 from actors.base import Actor, handles, run
+from actors.cpu_wait import CpuWait
 from actors.messages import (
     AppliedTo,
     Durable,
@@ -51,9 +52,7 @@ from actors.raft_feed import APPLY_BYTES_MAX, Feed
 from actors.raft_grant import Granting
 from actors.raft_log import FAST_SYNC_NS, Fsyncs, RaftLog
 from actors.raft_outbox import Outbox
-from actors.raft_proposals import Proposals
 from actors.raft_quorum import Quorum
-from actors.raft_reads import ReadsAsked
 from actors.raft_refusals import Refusals
 from actors.raft_roles import RoleWords, describe
 from actors.raft_rounds import Intake
@@ -105,8 +104,6 @@ class RaftNode(Actor):
         own = partial(self.board.get, context.name)
         self._words_of_role = RoleWords(own, self.metric, self._election_timeout)
         self._requests = 0
-        self._proposals = Proposals()
-        self._reads = ReadsAsked()
         self._clients = Clients(self.board)
         self._refusals = Refusals(self.log)
         self._chance = random.SystemRandom()
@@ -143,7 +140,7 @@ class RaftNode(Actor):
         self._feed = Feed(self._storage, partial(self.send, "applier"), self._applier_open)
         self._term = self._storage.initial_state()[0].term
         self._feed.may_apply = recovered.applied_index
-        self._node = RawNode(
+        self._node = node = RawNode(
             Config(
                 id=self._id,
                 election_tick=max(2, round(self._election_timeout / self._tick_length)),
@@ -160,11 +157,8 @@ class RaftNode(Actor):
                 rng=self._chance.randrange,
             )
         )
-        quorum = Quorum(self._node, self._id)
-        self._outbox = Outbox(self._send_transport, quorum, self._tick_length)
-        self._intake = Intake(
-            self._node, self._outbox, self._proposals, self._reads, self._step, self._feed.remind
-        )
+        self._outbox = Outbox(self._send_transport, Quorum(node, self._id), self._tick_length)
+        self._intake = Intake(node, self._outbox, self._step, self._feed.remind, CpuWait())
         self.metric(RaftMetric.MEMBER_ID, self._id)
         self.metric(RaftMetric.CLUSTER_ID, self._cluster_id)
         self.metric(RaftMetric.SNAPSHOT_INDEX, self._log.snapshot_index)
@@ -202,7 +196,7 @@ class RaftNode(Actor):
     @handles(Propose)
     def propose(self, message: Propose) -> None:
         """Take one batch; all of a turn are appended at once, expiries (no session) first."""
-        self._proposals.add(message.batch, urgent=not message.session)
+        self._intake.proposals.add(message.batch, urgent=not message.session)
         self._clients.note(time.monotonic())
         self.count(RaftMetric.REQUESTS, message.count)
         self._requests += message.count
@@ -210,7 +204,7 @@ class RaftNode(Actor):
     @handles(ReadIndex)
     def read_index(self, message: ReadIndex) -> None:
         """Note one gateway's reads; a round for all is asked at the end of the turn."""
-        self._reads.note(message.gateway, message.id)
+        self._intake.reads.note(message.gateway, message.id)
         self._clients.note(time.monotonic())
 
     @handles(TransferLeader)
@@ -426,7 +420,7 @@ class RaftNode(Actor):
             if self._node.is_leader:
                 self._send_grant(grant)
             return
-        for gateway, read_id in self._reads.answered(context).items():
+        for gateway, read_id in self._intake.reads.answered(context).items():
             self.send(gateway, ReadStates(read_id, index))
             self.count(RaftMetric.READ_INDEXES)
 

@@ -1,12 +1,13 @@
 """Raft's messages of one turn on their way to the transport, as one message.
 
-Three things are held back for a moment, since most of the time something follows that makes them
+Some things are held back for a moment, since most of the time something follows that makes them
 needless or takes them along, which saves every member a round of messages:
 
 - news of a commit alone: entries follow soon, and they carry it too;
 - entries for a member that a quorum does not need (raft_quorum.py): they leave with the next ones;
 - to such a member also heartbeats that only confirm leadership for reads: mostly the others have
-  confirmed it before one is due. One leaves in each heartbeat interval all the same.
+  confirmed it before one is due. One leaves in each heartbeat interval all the same;
+- an answer that says what the one before it said, as every answer to news of a commit does.
 
 Entries are not held from a member that has clients, which it says by forwarding proposals or
 reads (raft_clients.py).
@@ -23,11 +24,12 @@ from typing import Final, Protocol
 from actors import failpoints
 from actors.messages import PeerMessages
 from actors.peer_codec import encode_peer, lane_of
-from raft.messages import MsgApp, MsgHeartbeat, PeerMessage
+from raft.messages import MsgApp, MsgAppResp, MsgHeartbeat, PeerMessage
 
 HOLD_SECONDS: Final = 0.002
 SPARE_SECONDS: Final = 0.02
 CONFIRM_SECONDS: Final = 0.01
+REPEAT_SECONDS: Final = 0.01
 CLIENTS_SECONDS: Final = 1.0
 SPARE_BYTES_MAX: Final = 256 << 10
 
@@ -65,6 +67,10 @@ class _Held:
     beat_round: int = 0
     beat_sent: float = -inf
     clients_until: float = -inf
+    answered: MsgAppResp | None = None
+    """The last answer that was sent, if it was no rejection."""
+    repeat: MsgAppResp | None = None
+    repeat_due: float = inf
 
 
 class Outbox:
@@ -111,7 +117,7 @@ class Outbox:
     @property
     def holding(self) -> bool:
         """Whether anything is held."""
-        return any(held.append or held.beat for held in self._held.values())
+        return any(held.append or held.beat or held.repeat for held in self._held.values())
 
     def flush(self, now: float) -> tuple[set[int], float]:
         """Send what may leave at `now` (CLOCK_MONOTONIC in seconds).
@@ -128,6 +134,8 @@ class Outbox:
                     self._beat(message, now, leaving)
             elif isinstance(message, MsgApp) and self._followers.follows(message.to):
                 self._append(message, now, leaving)
+            elif isinstance(message, MsgAppResp):
+                self._answer(message, now, leaving)
             else:
                 held = self._held.get(message.to)
                 if held is not None and held.append is not None:
@@ -137,7 +145,7 @@ class Outbox:
         again = inf
         for member, held in self._held.items():
             self._look(member, held, now, leaving)
-            again = min(again, held.append_due, held.beat_due)
+            again = min(again, held.append_due, held.beat_due, held.repeat_due)
         return self._send_all(leaving), again
 
     # --- entries and news of commits -------------------------------------------------------------
@@ -207,6 +215,20 @@ class Outbox:
         held.beat, held.beat_due, held.beat_sent = None, inf, now
         leaving.append(message)
 
+    # --- answers ---------------------------------------------------------------------------------
+
+    def _answer(self, message: MsgAppResp, now: float, leaving: list[PeerMessage]) -> None:
+        held = self._held.get(message.to)
+        if held is None:
+            held = self._held[message.to] = _Held()
+        if message == held.answered:
+            held.repeat_due = min(held.repeat_due, now + REPEAT_SECONDS)
+            held.repeat = message
+            return
+        held.answered = None if message.reject else message
+        held.repeat, held.repeat_due = None, inf
+        leaving.append(message)
+
     # --- what is due -----------------------------------------------------------------------------
 
     def _look(self, member: int, held: _Held, now: float, leaving: list[PeerMessage]) -> None:
@@ -216,6 +238,11 @@ class Outbox:
             if append.entries and append.entries[0].index > self._followers.committed:
                 self._missed(member)
             self._release(held, leaving)
+        if held.repeat is not None and (
+            now >= held.repeat_due or any(message.to == member for message in leaving)
+        ):
+            leaving.append(held.repeat)
+            held.repeat, held.repeat_due = None, inf
         beat = held.beat
         if beat is not None:
             confirmed = self._followers.confirmed
@@ -244,4 +271,9 @@ class Outbox:
             [int(lane_of(message)) for message in messages],
             [encode_peer(message) for message in messages],
         )
-        return set() if self._send(order, len(messages)) else set(to)
+        if self._send(order, len(messages)):
+            return set()
+        for member in to:
+            if member in self._held:
+                self._held[member].answered = None
+        return set(to)

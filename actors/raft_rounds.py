@@ -4,6 +4,10 @@ A round costs every member the same messages and syncs, however much it carries.
 one is under way waits for its end, as batches wait for the fdatasync of a single member: the busier
 the cluster, the more each round carries. Nothing waits for long, since a round may be slow for
 reasons that further rounds don't add to: distance, or a member that does not answer.
+
+Where the CPUs are busy, rounds of entries keep a distance as well, up to some milliseconds, if more
+came than one carried (cpu_wait.py): there a round is slow because of all the others, and fewer of
+them carry as much. One client that waits for each answer is never held up.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Final
 
+from actors.cpu_wait import CpuWait
 from actors.raft_copies import Copies
 from actors.raft_outbox import Outbox
 from actors.raft_proposals import Proposals
@@ -25,21 +30,36 @@ HOLD_SECONDS: Final = 0.005
 class Rounds:
     """Rounds of one kind; each is over when what it is after is reached. Knows no clock."""
 
-    __slots__ = ("_goal", "until")
+    __slots__ = ("_apart", "_crowded", "_goal", "_until")
 
     def __init__(self) -> None:
         self._goal = 0
-        self.until = -inf
-        """When the next may begin even if the one before is not over (CLOCK_MONOTONIC)."""
+        self._until = -inf  # what takes longer is not waited for
+        self._apart = -inf
+        self._crowded = False
 
     def may_begin(self, reached: int, now: float) -> bool:
-        """Whether the round before is over, or takes too long to be waited for."""
-        return reached >= self._goal or now >= self.until
+        """Whether the round before is over, or takes too long to be waited for.
 
-    def begun(self, goal: int, now: float) -> None:
-        """A round is under way that is over when `goal` is reached."""
+        To be asked when something waits for it.
+        """
+        self._crowded |= reached < self._goal
+        return now >= self.due(reached)
+
+    def due(self, reached: int) -> float:
+        """When the next may begin even if nothing more is reached (CLOCK_MONOTONIC)."""
+        return self._apart if reached >= self._goal else max(self._apart, self._until)
+
+    def begun(self, goal: int, now: float, apart: float = 0.0) -> None:
+        """A round is under way that is over when `goal` is reached.
+
+        If something waited for the end of the one before, the next begins `apart` seconds from now
+        or later.
+        """
         self._goal = goal
-        self.until = now + HOLD_SECONDS
+        self._until = now + HOLD_SECONDS
+        self._apart = now + apart if self._crowded else -inf
+        self._crowded = False
 
 
 class Intake:
@@ -53,21 +73,22 @@ class Intake:
         self,
         node: RawNode,
         outbox: Outbox,
-        proposals: Proposals,
-        reads: ReadsAsked,
         step: Callable[[Message], None],
         remind: Callable[[], None],
+        cpu: CpuWait,
     ) -> None:
         """`step(message)` steps what another member sent, refused or not.
 
-        `remind()` is called when copies of what is not applied were left out.
+        `remind()` is called when copies of what is not applied were left out; `cpu` tells how busy
+        the machine is.
         """
         self._node = node
         self._outbox = outbox
-        self._proposals = proposals
-        self._reads = reads
+        self.proposals = Proposals()
+        self.reads = ReadsAsked()
         self._step = step
         self._remind = remind
+        self._cpu = cpu
         self._entry_rounds = Rounds()
         self._read_rounds = Rounds()
         self.copies = Copies()
@@ -75,7 +96,7 @@ class Intake:
         self._asked: list[MsgReadIndex] = []
 
     def __len__(self) -> int:
-        return len(self._proposals) + len(self._props) + len(self._reads.new) + len(self._asked)
+        return len(self.proposals) + len(self._props) + len(self.reads.new) + len(self._asked)
 
     def forwarded(self, received: MsgProp | MsgReadIndex, now: float) -> None:
         """Another member passes on what its clients ask for."""
@@ -95,27 +116,29 @@ class Intake:
         leads = self._node.is_leader
         raft = self._node.raft
         dropped, again = 0, inf
-        if self._proposals or self._props:
-            if not leads or self._entry_rounds.may_begin(raft.log.committed, now):
+        if self.proposals or self._props:
+            committed = raft.log.committed
+            if not leads or self._entry_rounds.may_begin(committed, now):
                 dropped = self._take_up_entries(now, leads=leads)
             else:
-                again = self._entry_rounds.until
-        if self._reads.new or self._asked:
+                again = self._entry_rounds.due(committed)
+        if self.reads.new or self._asked:
             # Who does not lead knows of its own reads alone: 0 of a goal of 1 while one is asked.
-            over = raft.read_only.confirmed if leads else int(not len(self._reads))
+            over = raft.read_only.confirmed if leads else int(not len(self.reads))
             if self._read_rounds.may_begin(over, now):
                 self._take_up_reads(now, leads=leads)
             else:
-                again = min(again, self._read_rounds.until)
+                again = min(again, self._read_rounds.due(over))
         return dropped, again
 
     def _take_up_entries(self, now: float, *, leads: bool) -> int:
+        self._cpu.look(now)
         log = self._node.raft.log
         before, copies = log.last_index(), self.copies.dropped
         if leads:
             self.copies.look(self._node.raft)
-            self._proposals.leave_out(self.copies)
-        dropped = self._proposals.propose(self._node)
+            self.proposals.leave_out(self.copies)
+        dropped = self.proposals.propose(self._node)
         props, self._props = self._props, []
         for prop in props:
             if leads:
@@ -124,7 +147,7 @@ class Intake:
             else:
                 self._step(prop)
         if leads and log.last_index() > before:
-            self._entry_rounds.begun(log.last_index(), now)
+            self._entry_rounds.begun(log.last_index(), now, self._cpu.spacing)
         if self.copies.dropped > copies:
             self._remind()
         return dropped
@@ -142,7 +165,7 @@ class Intake:
         asked, self._asked = self._asked, []
         for request in asked:
             self._step(request)
-        context = self._reads.round()
+        context = self.reads.round()
         if context is not None:
             self._node.read_index(context)
         self._read_rounds.begun(self._node.raft.read_only.asked if leads else 1, now)

@@ -79,6 +79,23 @@ def test_everything_of_a_turn_is_one_message(proposals: Proposals, wire: Wire) -
     assert wire.batches()[0].first_id == 1
 
 
+def test_what_comes_soon_after_a_batch_without_answer_is_worth_gathering(
+    proposals: Proposals,
+) -> None:
+    put_all(proposals, 1)
+    assert proposals.gathers(10.0, 0.008) == 0.0, "nothing is under way: a lone client never waits"
+    proposals.flush(10.0)
+    assert proposals.gathers(10.0, 0.008) == 0.0, "nothing is queued"
+
+    put_all(proposals, 1)
+    assert proposals.gathers(10.002, 0.008) == pytest.approx(0.006)
+    assert proposals.gathers(10.002, 0.0) == 0.0
+    assert proposals.gathers(10.008, 0.008) == 0.0
+
+    proposals.add(Op.LEASE_REVOKE, b"revoke", Asker())
+    assert proposals.gathers(10.002, 0.008) == 0.0
+
+
 def test_results_reach_those_who_asked_in_order(proposals: Proposals) -> None:
     askers = put_all(proposals, 3)
     proposals.flush(0.0)

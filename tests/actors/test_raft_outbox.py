@@ -9,11 +9,12 @@ from actors.peer_codec import decode_peer
 from actors.raft_outbox import (
     CONFIRM_SECONDS,
     HOLD_SECONDS,
+    REPEAT_SECONDS,
     SPARE_BYTES_MAX,
     SPARE_SECONDS,
     Outbox,
 )
-from raft.messages import MsgApp, MsgHeartbeat, MsgTimeoutNow, PeerMessage
+from raft.messages import MsgApp, MsgAppResp, MsgHeartbeat, MsgProp, MsgTimeoutNow, PeerMessage
 from raft.state import Entry
 
 ENTRY = (Entry(1, 6, b"x"),)
@@ -302,3 +303,72 @@ def test_of_the_heartbeats_of_one_turn_the_newest_leaves_alone() -> None:
         (2, 3),
         (3, 3),
     ]
+
+
+def answer(index: int, *, reject: bool = False) -> MsgAppResp:
+    """Return an answer to the leader, member 1."""
+    return MsgAppResp(1, 2, 1, index, reject)
+
+
+def test_an_answer_that_says_nothing_new_waits_a_moment() -> None:
+    wire = Wire()
+    outbox = wire.outbox()
+    outbox.add(answer(5))
+    outbox.flush(100.0)
+    outbox.add(answer(5))
+    assert outbox.flush(100.001) == (set(), 100.001 + REPEAT_SECONDS)
+    outbox.add(answer(5))
+    assert outbox.flush(100.002) == (set(), 100.001 + REPEAT_SECONDS)
+    assert outbox.holding
+    assert wire.sent == [answer(5)]
+
+    assert outbox.flush(100.001 + REPEAT_SECONDS) == (set(), inf)
+
+    assert wire.sent == [answer(5)] * 2
+    assert not outbox.holding
+
+
+def test_news_take_the_place_of_an_answer_that_waits() -> None:
+    wire = Wire()
+    outbox = wire.outbox()
+    for index in (5, 5, 6):
+        outbox.add(answer(index))
+        outbox.flush(100.0)
+
+    assert outbox.flush(101.0) == (set(), inf)
+    assert wire.sent == [answer(5), answer(6)]
+
+
+def test_rejections_are_never_held() -> None:
+    wire = Wire()
+    outbox = wire.outbox()
+    answers = [answer(5), answer(7, reject=True), answer(7, reject=True), answer(5)]
+    for each in answers:
+        outbox.add(each)
+        outbox.flush(100.0)
+
+    assert wire.sent == answers
+
+
+def test_an_answer_that_could_not_be_sent_is_news_once_more() -> None:
+    wire = Wire()
+    outbox = wire.outbox()
+    wire.open = False
+    outbox.add(answer(5))
+    assert outbox.flush(100.0) == ({1}, inf)
+    wire.open = True
+    outbox.add(answer(5))
+    outbox.flush(100.0)
+
+    assert wire.sent == [answer(5)]
+
+
+def test_an_answer_that_waits_goes_along_with_what_leaves() -> None:
+    wire = Wire()
+    outbox = wire.outbox()
+    forwarded = MsgProp(1, 2, 1, (Entry(1, 0, b"x"),))
+    for message in (answer(5), answer(5), forwarded):
+        outbox.add(message)
+        outbox.flush(100.0)
+
+    assert wire.sent == [answer(5), forwarded, answer(5)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from math import inf
 from typing import Any
 
-from actors.raft_proposals import Proposals
 from actors.raft_reads import READS_ASKED_MAX, ReadsAsked
 from actors.raft_rounds import HOLD_SECONDS, Intake, Rounds
 from kv.batch import Op, batch_name, encode_batch
@@ -69,14 +68,18 @@ class Desk:
 
     def __init__(self, core: Core) -> None:
         self.core = core
-        self.proposals = Proposals()
-        self.reads = ReadsAsked()
         self.has_clients_at: list[tuple[int, float]] = []
         self.told: list[tuple[int, int]] = []
         node: Any = core
         outbox: Any = self
         self.reminders = 0
-        self.intake = Intake(node, outbox, self.proposals, self.reads, core.step, self.remind)
+        self.spacing = 0.0
+        cpu: Any = self
+        self.intake = Intake(node, outbox, core.step, self.remind, cpu)
+        self.proposals, self.reads = self.intake.proposals, self.intake.reads
+
+    def look(self, now: float) -> None:
+        """Be asked how busy the CPUs are; `spacing` says it."""
 
     def remind(self) -> None:
         self.reminders += 1
@@ -101,6 +104,42 @@ def test_a_round_is_over_when_its_goal_is_reached_or_it_takes_too_long() -> None
     assert not rounds.may_begin(6, SOON)
     assert rounds.may_begin(7, SOON)
     assert rounds.may_begin(6, LATE)
+
+
+def test_rounds_are_apart_if_something_waited_for_the_one_before() -> None:
+    rounds = Rounds()
+    rounds.begun(7, NOW, apart=0.003)
+    assert rounds.may_begin(7, NOW + 0.001), "nothing waited before the first"
+
+    rounds.begun(8, NOW, apart=0.003)
+    assert not rounds.may_begin(7, NOW + 0.001)
+    rounds.begun(9, NOW + 0.002, apart=0.003)
+    assert not rounds.may_begin(9, NOW + 0.004)
+    assert rounds.due(9) == NOW + 0.005
+    assert rounds.may_begin(9, NOW + 0.005)
+
+    rounds.begun(10, NOW + 0.005, apart=0.003)
+    assert rounds.may_begin(10, NOW + 0.006), "nothing came while the last was under way"
+
+
+def test_on_busy_cpus_a_leader_takes_up_together_what_comes_after_a_crowded_round() -> None:
+    desk = Desk(Core())
+    desk.spacing = 0.01
+    desk.proposals.add(b"a")
+    desk.intake.take_up(NOW)
+    desk.proposals.add(b"b")
+    desk.intake.take_up(NOW)  # has to wait for the round
+    desk.core.committed = 6
+    begun = NOW + 0.001
+    assert desk.intake.take_up(begun) == (0, inf)
+    desk.core.committed = 7
+    for data in (b"c", b"d"):
+        desk.proposals.add(data)
+        assert desk.intake.take_up(begun + 0.002) == (0, begun + 0.01)
+
+    assert desk.intake.take_up(begun + 0.01) == (0, inf)
+
+    assert desk.core.proposed == [b"a", b"b", b"c", b"d"]
 
 
 def test_proposals_wait_for_the_commit_of_those_before_and_leave_together() -> None:

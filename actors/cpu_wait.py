@@ -1,0 +1,47 @@
+"""How long this thread waits for a CPU: what Linux tells of the run queue, by /proc/.../schedstat.
+
+On a machine with CPUs to spare it is next to nothing. Where all are busy, whatever a process does
+keeps others waiting, of this member and of the others on the machine: then it is time to do more at
+once, less often. The share is 0.05 for one sequential client of a cluster whose three members have
+two cores, and 0.25 under a load that fills these.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import Final
+
+LOOK_SECONDS: Final = 0.1
+SPACING_MAX: Final = 0.01
+BUSY_SHARE: Final = 0.1
+SPACING_PER_SHARE: Final = 0.125
+_PATH: Final = "/proc/thread-self/schedstat"
+
+
+class CpuWait:
+    """Looked at by the thread that made it. Where the kernel keeps no such figures it is 0."""
+
+    def __init__(self) -> None:
+        self.share = 0.0
+        """Of the time, over the last two looks or so, this thread could run and had no CPU."""
+        self._file: int | None = None
+        with suppress(FileNotFoundError):
+            self._file = os.open(_PATH, os.O_RDONLY | os.O_CLOEXEC)
+        self._looked = 0.0
+        self._waited_ns = 0
+
+    @property
+    def spacing(self) -> float:
+        """For how long to gather what many ask for, in seconds: 0 to SPACING_MAX."""
+        return min(SPACING_MAX, max(0.0, self.share - BUSY_SHARE) * SPACING_PER_SHARE)
+
+    def look(self, now: float) -> None:
+        """Read the clock of the run queue, every LOOK_SECONDS; `now` is CLOCK_MONOTONIC."""
+        past = now - self._looked
+        if self._file is None or past < LOOK_SECONDS:
+            return
+        waited_ns = int(os.pread(self._file, 100, 0).split()[1])
+        if self._looked:
+            self.share = (self.share + (waited_ns - self._waited_ns) / past / 1e9) / 2
+        self._looked, self._waited_ns = now, waited_ns
