@@ -170,7 +170,7 @@ class RaftNode(Actor):
         self.metric(RaftMetric.SNAPSHOT_INDEX, self._log.snapshot_index)
         self._elections = Elections(
             self._node,
-            licensed=self._words_of_role.take_licence(self._term),
+            licence_seconds=self._words_of_role.take_licence(self._term),
             fast_forward=bool(config.get("initial_election_tick_advance", True)),
             heartbeat_interval=self._tick_length,
             election_timeout=self._election_timeout,
