@@ -38,6 +38,7 @@ class RaftMetric(IntEnum):
     LED_AT = 19  # CLOCK_BOOTTIME in ns of the last tick as leader
     PEER_MESSAGES_REFUSED = 20
     SYNC_SINCE_NS = 21  # CLOCK_MONOTONIC; 0 while the thread that syncs the log has nothing to do
+    WAL_RESUME_AT = 22  # see Wal.resume_at; for the next incarnation
     FSYNC = 32
     WAL_WRITE = 48
 

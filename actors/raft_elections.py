@@ -31,14 +31,14 @@ class Elections:
         self,
         node: RawNode,
         *,
-        licensed: bool,
+        licence_seconds: float,
         fast_forward: bool,
         heartbeat_interval: float,
         election_timeout: float,
     ) -> None:
-        """`licensed` and `fast_forward` are rules 2 and 3; times in seconds."""
+        """`licence_seconds` (0: none) and `fast_forward` are rules 2 and 3; times in seconds."""
         self._node = node
-        self._licensed_until = time.monotonic() + election_timeout / 2 if licensed else 0.0
+        self._licensed_until = time.monotonic() + licence_seconds if licence_seconds else 0.0
         self._fast_forward = fast_forward
         self._heartbeat_interval = heartbeat_interval
         self._election_timeout = election_timeout

@@ -120,7 +120,8 @@ class RaftNode(Actor):
     def on_start(self) -> None:
         """Replay the log and build the core from it. Runs on the actor's thread."""
         config = self.context.config
-        recovered = recover(self.context, self.log)
+        resume_at = self.board.get(self.name, Cell.METRICS + RaftMetric.WAL_RESUME_AT)
+        recovered = recover(self.context, self.log, resume_at)
         self._id = recovered.member_id
         self._cluster_id = recovered.cluster_id
         self._applied_index = recovered.applied_index
@@ -164,7 +165,7 @@ class RaftNode(Actor):
         self.metric(RaftMetric.SNAPSHOT_INDEX, self._log.snapshot_index)
         self._elections = Elections(
             self._node,
-            licensed=self._words_of_role.take_licence(self._term),
+            licence_seconds=self._words_of_role.take_licence(self._term),
             fast_forward=bool(config.get("initial_election_tick_advance", True)),
             heartbeat_interval=self._tick_length,
             election_timeout=self._election_timeout,
@@ -247,8 +248,8 @@ class RaftNode(Actor):
             return
         elif self._log.cover(message, self._words[self._applier + ApplierMetric.REQUESTS]):
             self.metric(RaftMetric.SNAPSHOT_INDEX, self._log.snapshot_index)
-            first_index = self._storage.first_index()
-            self.log.debug("compacted Raft logs", compact_index=first_index - 1)
+            self.metric(RaftMetric.WAL_RESUME_AT, self._log.wal.resume_at)
+            self.log.debug("compacted Raft logs", compact_index=self._storage.first_index() - 1)
 
     # --- other members ---------------------------------------------------------------------------
 
@@ -436,9 +437,8 @@ class RaftNode(Actor):
             self.metric(RaftMetric.SOLE_VOTER, 0)
         log.write(entries, order.hard_state, now=must_sync)
         if entries:
-            size = sum(len(entry.data) for entry in entries)
             self.count(RaftMetric.WAL_ENTRIES, len(entries))
-            self.count(RaftMetric.WAL_BYTES, size)
+            self.count(RaftMetric.WAL_BYTES, sum(len(entry.data) for entry in entries))
             self.metric(RaftMetric.LAST_INDEX, entries[-1].index)
         if not must_sync:
             if log.settled:

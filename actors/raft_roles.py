@@ -1,20 +1,26 @@
 """What the raft node's board words say of its role, and the licence they leave to a successor.
 
 A raft node that comes back after it led a moment ago may campaign with force, once (RULES A10): it
-wrote everything it sent, so nobody's log is longer than its own, and no other leader can have been
-elected yet. The conditions: its block says that it led term T, the log's term is still T, and the
-last stamp is younger than half an election timeout. Taking the licence uses it up.
+wrote everything it sent, so nobody's log is longer than its own. The conditions: its block says
+that it led term T, the log's term is still T, and the last stamp is younger than two election
+timeouts. Taking the licence uses it up.
+
+It deposes nobody. There was no leader of term T but itself, and the campaign is for T+1: whoever
+leads by then has that term or a later one, and who voted for it refuses. So the limit is no matter
+of safety: after two timeouts the others have elected somebody, or it can't reach them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from actors.metrics import RaftMetric
 from actors.raft_grant import boottime_ns
 from raft.raw_node import RawNode
 from transport.counters import Cell
+
+LICENCE_TIMEOUTS: Final = 2
 
 
 class RoleWords:
@@ -29,17 +35,21 @@ class RoleWords:
         """`election_timeout` in seconds."""
         self._read = read
         self._write = write
-        self._young_ns = election_timeout * 1e9 / 2
+        self._licence_ns = int(LICENCE_TIMEOUTS * election_timeout * 1e9)
 
-    def take_licence(self, term: int) -> bool:
-        """Whether to campaign with force in the successor of `term`; True at most once."""
+    def take_licence(self, term: int) -> float:
+        """Return for how many seconds it may campaign with force in the successor of `term`.
+
+        0.0 is no licence; more is returned once.
+        """
         led_term, led_at = (
             self._read(Cell.METRICS + word) for word in (RaftMetric.LED_TERM, RaftMetric.LED_AT)
         )
         self._write(RaftMetric.LED_TERM, 0)
         self._write(RaftMetric.IS_LEADER, 0)
         self._write(RaftMetric.LEADER, 0)
-        return led_term == term > 0 and boottime_ns() - led_at < self._young_ns
+        left_ns = led_at + self._licence_ns - boottime_ns()
+        return left_ns / 1e9 if led_term == term > 0 and left_ns > 0 else 0.0
 
     def stamp(self, node: RawNode) -> None:
         """Say that the leader lives; called on every tick."""

@@ -52,8 +52,11 @@ class Recovered:
     conf_state: ConfState
 
 
-def recover(context: ActorContext, log: Logger) -> Recovered:
-    """Open the member's log, or make it from the flags on a first start."""
+def recover(context: ActorContext, log: Logger, resume_at: int = 0) -> Recovered:
+    """Open the member's log, or make it from the flags on a first start.
+
+    `resume_at` is what the last incarnation's log said, see Wal.open(); 0 if there was none.
+    """
     config = context.config
     directory = Path(config["wal_dir"] or context.data_dir / "member" / "wal")
     files = default_files()
@@ -64,7 +67,8 @@ def recover(context: ActorContext, log: Logger) -> Recovered:
         log.error("no space left for the log", error=str(error))
         time.sleep(SPACE_SECONDS)
 
-    opening = partial(Wal.open, directory, files, segment_bytes=scaled(SEGMENT_BYTES))
+    size = scaled(SEGMENT_BYTES)
+    opening = partial(Wal.open, directory, files, segment_bytes=size, resume_at=resume_at)
     wal, replay = once_there_is_space(opening, wait)
     member_id, cluster_id = msgpack.unpackb(replay.metadata)
     database = context.data_dir / "member" / "db"

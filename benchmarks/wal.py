@@ -11,7 +11,7 @@ from pathlib import Path
 
 from raft.state import Entry, HardState, SnapshotMetadata
 from storage.files import OsFiles
-from storage.wal import Wal
+from storage.wal import SEGMENT_BYTES, Wal
 
 FILES = OsFiles()
 BATCH_BYTES = 32 << 10
@@ -69,7 +69,7 @@ def replays(folder: Path, count: int, size: int) -> str:
     """Fill a segment with records of `count` entries of `size` bytes and open it."""
     wal = Wal.create(folder, b"", FILES)
     data, index = os.urandom(size), 1
-    while wal.bytes_written < 63 << 20:
+    while wal.bytes_written < SEGMENT_BYTES - 2 * BATCH_BYTES:
         wal.append([Entry(3, index + i, data) for i in range(count)], HardState(3, 1, index))
         index += count
     wal.close()
@@ -95,7 +95,7 @@ def main() -> None:
         wal.close()
         for count, size in ((1, 32 << 10), (10, 3000), (100, 300), (1, 300)):
             text = replays(folder / f"wal-{count}-{size}", count, size)
-            print(f"replay 64 MB of {count:3} x {size:5} B ", text)
+            print(f"replay a segment of {count:3} x {size:5} B ", text)
 
 
 if __name__ == "__main__":

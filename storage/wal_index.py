@@ -18,6 +18,16 @@ class Place(NamedTuple):
     stop: int
 
 
+def to_word(segment: int, offset: int) -> int:
+    """Return a place in the log as one word; they ascend along the log."""
+    return segment << _OFFSET_BITS | offset
+
+
+def from_word(word: int) -> tuple[int, int]:
+    """Return the number of a segment and an offset in it, from to_word()."""
+    return word >> _OFFSET_BITS, word & (1 << _OFFSET_BITS) - 1
+
+
 class LogIndex:
     """The index of the log's entries.
 
@@ -47,7 +57,7 @@ class LogIndex:
             del firsts[cut:]
             del self._places[cut:]
         firsts.append(first)
-        self._places.append(segment << _OFFSET_BITS | offset)
+        self._places.append(to_word(segment, offset))
         self.last = first + count - 1
 
     def restart(self, snapshot_index: int) -> None:
@@ -64,6 +74,13 @@ class LogIndex:
         place = self._places[at]
         offset = place & (1 << _OFFSET_BITS) - 1
         return Place(place >> _OFFSET_BITS, offset, self._firsts[at], stop)
+
+    def word(self, index: int) -> int:
+        """Return the place of an entry's batch as one word; 0 if none has it."""
+        if not self.first <= index <= self.last:
+            return 0
+        place = self.find(index)
+        return to_word(place.segment, place.offset)
 
     def forget(self, segment: int) -> None:
         """Forget the segments below `segment`."""

@@ -11,12 +11,12 @@ A segment is a row of records, each starting at a multiple of 8 bytes, little en
     type      u16       RecordType
     flags     u16       STATE: the body holds a hard state
     sequence  u64       number of the record in the whole log, from 0, without gaps
-    first     u64       index of the first entry
+    first     u64       index of the first entry; of a snapshot, of the entry that follows it
     count     u32       of entries
     doubted   u32       records before this one that were not known durable when it was written
     body      msgpack, padded with zeros
 
-A reader that only needs to know what is where looks at no body: a record costs it about 1.5 us.
+A reader that only needs to know what is where looks at no body: a record costs it about 1.2 us.
 
 Rules for reading:
 1. The first bad record ends the log, and it is a torn tail, unless rule 2 or 3 says otherwise.
@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -52,6 +52,7 @@ _REST: Final = struct.Struct("<4sIIIHHQQII")
 _COVERED: Final = _CRC.size  # the CRC covers the record from here on
 ALIGN: Final = 8
 CHUNK_BYTES: Final = 1 << 20
+_ZEROS: Final = bytes(CHUNK_BYTES)
 PADDING: Final = tuple(bytes(-length % ALIGN) for length in range(ALIGN))
 
 
@@ -64,17 +65,23 @@ class RecordType(IntEnum):
 
 
 class Record(NamedTuple):
-    """One good record as read. `body` is a view into the chunk it was read with."""
+    """One good record as read. Its body is chunk[start:end], of the chunk it was read with."""
 
     type: int
     flags: int
     sequence: int
-    doubted: int
     previous: int
     first: int
     entry_count: int
     offset: int
-    body: memoryview
+    chunk: memoryview
+    start: int
+    end: int
+
+    @property
+    def body(self) -> memoryview:
+        """A view of the body: made when it is asked for, as most are not."""
+        return self.chunk[self.start : self.end]
 
 
 class Body(NamedTuple):
@@ -165,10 +172,10 @@ def decode_hard_state(body: memoryview) -> HardState:
     return HardState(*state)
 
 
-def encode_snapshot(snapshot: SnapshotMetadata, *, restarts: bool) -> Body:
+def encode_snapshot(snapshot: SnapshotMetadata, next_index: int, *, restarts: bool) -> Body:
     """Encode snapshot metadata, and whether the entries so far are void."""
     content = bytes(_packer.pack((_snapshot_columns(snapshot), restarts)))
-    return Body(RecordType.SNAPSHOT, 0, 0, 0, content)
+    return Body(RecordType.SNAPSHOT, 0, next_index, 0, content)
 
 
 def decode_snapshot(body: memoryview) -> tuple[SnapshotMetadata, bool]:
@@ -271,57 +278,86 @@ class SegmentReader:
     """Reads one segment from its header on, in chunks.
 
     Invariants: [0, offset) holds good records, the next of which would have number `sequence` and
-    name `previous` as the CRC before it.
+    name `previous` as the CRC before it; `durable` is the number of the first that none of them
+    proves durable.
     """
 
     def __init__(self, files: Files, descriptor: int, path: Path, header: SegmentHeader) -> None:
         self.offset = 0
         self.sequence = header.sequence
         self.previous = header.previous
+        self.durable = 0
         self._files = files
         self._descriptor = descriptor
         self._path = path
         self._seed = header.seed
 
-    def records(self, until: int | None = None) -> Iterator[Record]:
-        """Yield the good records, up to record number `until` exclusively.
+    def begin_at(self, offset: int) -> int:
+        """Begin with the record at an offset; its own word is taken for what came before it.
+
+        Returns the index that comes next there. If no record of this segment stands there it is
+        anything, and there are no records.
+        """
+        self.offset = offset
+        head = self._files.pread(self._descriptor, HEADER_BYTES, offset)
+        if len(head) < HEADER_BYTES:
+            return 0
+        _, _, _, self.previous, _, _, _, self.sequence, first, _, _ = HEADER.unpack(head)
+        return int(first)
+
+    def records(self, until: int | None = None) -> list[Record]:
+        """Return the good records from here on, up to record number `until` exclusively.
 
         Raises WalCorruptError by rule 3; rules 1, 2 and 4 are the caller's.
         """
-        chunk, base = memoryview(b""), 0
-        size, own_seed = self._files.size(self._descriptor), self._seed
+        found: list[Record] = []
+        note, new = found.append, tuple.__new__
         unpack, crc32, header_bytes = HEADER.unpack_from, zlib.crc32, HEADER_BYTES
-        while self.sequence != until:
-            place = self.offset - base
-            if place + header_bytes > len(chunk):
-                chunk, base, place = self._chunk(CHUNK_BYTES), self.offset, 0
+        size, own_seed = self._files.size(self._descriptor), self._seed
+        chunk, base, offset = memoryview(b""), 0, self.offset
+        number, before, durable = self.sequence, self.previous, self.durable
+        while number != until:
+            place = offset - base
+            start = place + header_bytes
+            if start > len(chunk):
+                chunk, base = self._chunk(CHUNK_BYTES, offset), offset
+                place, start = 0, header_bytes
                 if len(chunk) < header_bytes:
-                    return
+                    break
             crc, magic, seed, previous, length, kind, flags, sequence, first, count, doubted = (
                 unpack(chunk, place)
             )
-            if magic != MAGIC or seed != own_seed or sequence != self.sequence:
-                return
-            end = place + header_bytes + length
+            if magic != MAGIC or seed != own_seed or sequence != number:
+                break
+            end = start + length
             if end > len(chunk):
-                if self.offset + header_bytes + length > size:
-                    return
-                chunk, base, place = self._chunk(header_bytes + length), self.offset, 0
+                if offset + header_bytes + length > size:
+                    break
+                chunk, base = self._chunk(end - place, offset), offset
+                place, start = 0, header_bytes
                 end = header_bytes + length
             if crc32(chunk[place + _COVERED : end]) != crc:
-                return
-            if previous != self.previous:
-                raise WalCorruptError(self._path, self.offset, "broken chain of records")
-            offset = self.offset
-            self.offset = base + (end + ALIGN - 1) // ALIGN * ALIGN
-            self.sequence += 1
-            self.previous = crc
-            body = chunk[place + header_bytes : end]
-            yield Record(kind, flags, sequence, doubted, previous, first, count, offset, body)
+                break
+            if previous != before:
+                raise WalCorruptError(self._path, offset, "broken chain of records")
+            note(
+                new(
+                    Record,
+                    (kind, flags, number, previous, first, count, offset, chunk, start, end),
+                )
+            )
+            if number - doubted > durable:
+                durable = number - doubted
+            offset = base + (end + ALIGN - 1) // ALIGN * ALIGN
+            number += 1
+            before = crc
+        self.offset, self.sequence = offset, number
+        self.previous, self.durable = before, durable
+        return found
 
-    def _chunk(self, length: int) -> memoryview:
+    def _chunk(self, length: int, offset: int) -> memoryview:
         length = max(length, CHUNK_BYTES)
-        return memoryview(self._files.pread(self._descriptor, length, self.offset))
+        return memoryview(self._files.pread(self._descriptor, length, offset))
 
 
 class Remains(NamedTuple):
@@ -336,13 +372,18 @@ def read_remains(
 ) -> Remains:
     """Search a segment from `offset` on, where record number `sequence` should be and is not.
 
-    With `seed` None (the segment's header is bad) records of any seed count.
+    With `seed` None (the segment's header is bad) records of any seed count. Most of a segment is
+    zeros: a chunk of them is passed over at the speed of a comparison, 60 us a MiB.
     """
     key = MAGIC if seed is None else MAGIC + struct.pack("<I", seed)
     size = files.size(descriptor)
     end, proof, base = offset, None, offset + _COVERED
     while base < size:
-        chunk = files.pread(descriptor, CHUNK_BYTES + len(key), base)
+        chunk = files.pread(descriptor, CHUNK_BYTES, base)
+        if chunk == _ZEROS[: len(chunk)]:
+            base += CHUNK_BYTES
+            continue
+        chunk += files.pread(descriptor, len(key), base + len(chunk))
         place = chunk.find(key)
         while 0 <= place < CHUNK_BYTES:
             at = base + place - _COVERED

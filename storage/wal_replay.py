@@ -7,6 +7,10 @@ dirty once more, together with zeros over a torn record, and synced: one write, 
 These records may begin in the segment before the last one, which the log leaves without waiting for
 its sync. If that one is torn, nothing of the last one was ever promised: it is dropped, durably,
 before anything is written where it would follow.
+If the log that is opened has told where it need only be begun to be read, that is tried first.
+That place is a hint from memory and believed only for what stands there: a good record, from which
+an unbroken row of good ones leads to the end, with a snapshot that covers all before it, a hard
+state, and all that is doubted. Else the log is read as if there had been no hint.
 If the marker says that a sync failed here, the same place is not tried again: these records go
 into a new segment, which voids them where they stood (RULES A7). The marker itself needs no sync:
 it has to live exactly as long as the page cache that it warns of.
@@ -24,6 +28,7 @@ from pathlib import Path
 from raft.state import Entry, HardState, SnapshotMetadata
 from storage.files import Files
 from storage.wal_errors import WalCorruptError, WalMissingError, WalSyncError, WalWriteError
+from storage.wal_index import from_word
 from storage.wal_record import (
     Body,
     Record,
@@ -57,6 +62,7 @@ class Replay:
     snapshot: SnapshotMetadata
     entries: list[Entry] = field(default_factory=list)
     cut_bytes: int = 0  # of a torn tail that was cut off
+    resumed: bool = False  # what stands before the place to resume at was not read
 
 
 @dataclass(slots=True)
@@ -79,6 +85,10 @@ class _Found:
     header: SegmentHeader
 
 
+class _ReadInFullError(Exception):
+    """What stands from the place to resume at on does not suffice."""
+
+
 class Opening:
     """One attempt to open the log in a folder."""
 
@@ -94,49 +104,69 @@ class Opening:
         self._behind: list[Record] = []
         """Records of the segment before the last one that the last one does not prove durable."""
         self._behind_end = 0
+        self._resume: tuple[int, int] | None = None
+        """Number of the segment and offset in it to begin at, if it is not its header."""
 
-    def run(self, from_index: int) -> tuple[list[Segment], LogState, Tail, NextSegment, Replay]:
-        """Return all that a Wal needs to go on, and what there was.
+    def run(
+        self, from_index: int, resume_at: int = 0
+    ) -> tuple[list[Segment], LogState, Tail, NextSegment, Replay]:
+        """Return all that a Wal needs to go on, and what there was. See Wal.open().
 
         Raises WalMissingError, WalCorruptError, WalSyncError, WalWriteError.
         """
         try:
             with _collector_paused():
+                self._find()
+                if resume_at and not self._marked:
+                    self._resume = from_word(resume_at)
+                    with suppress(_ReadInFullError):
+                        return self._run(from_index)
+                    self._resume = None
                 return self._run(from_index)
         except BaseException:
             self._close()
             raise
 
     def _run(self, from_index: int) -> tuple[list[Segment], LogState, Tail, NextSegment, Replay]:
-        self._find()
         reader, records, remains_end = self._read_tail()
         last = self._found[-1]
         newest = last.header.snapshot
-        for record in records:
+        for record in reversed(records):
             if record.type == RecordType.SNAPSHOT:
                 newest, _ = decode_snapshot(record.body)
-        start = self._start(newest)
+                break
+        start, first = self._start(newest)
         if self._marked and self._behind:  # what is written again begins in the segment before
             start = min(start, len(self._found) - 2)
-        state = LogState(self._found[start].header)
+        header = self._found[start].header
+        state = LogState(header, first)
         state.keep_after = max(newest.index, from_index)
         for number in range(start, len(self._found) - 1):
             self._read_inner(number, state)
         if self._marked:
-            self._write_tail_again(records, state)
+            self._write_tail_again(records, reader.durable, state)
             self._close()
             self._orphans, self._found = [], []
             fresh = Opening(self._directory, self._files, self._segment_bytes)
             return fresh.run(from_index)
-        for record in records:
-            state.feed(last.header.number, record)
+        state.feed(last.header.number, records)
+        if self._resume is not None and not state.replaces(header):
+            raise _ReadInFullError
         state.settle()
         if self._behind:
             start, end = self._behind[0].offset, self._behind_end
             self._write_in_place(self._found[-2], start, end, end)
-        self._write_in_place(last, _doubted(records)[0].offset, reader.offset, remains_end)
+        doubted = _since(records, reader.durable)
+        self._write_in_place(last, doubted[0].offset, reader.offset, remains_end)
         cut = remains_end - reader.offset
-        replay = Replay(last.header.metadata, state.hard_state, state.snapshot, state.entries, cut)
+        replay = Replay(
+            last.header.metadata,
+            state.hard_state,
+            state.snapshot,
+            state.entries,
+            cut,
+            self._resume is not None,
+        )
         state.entries, state.keep_after = [], None
         for orphan in self._orphans:
             self._remove(orphan.path, orphan.descriptor)
@@ -187,10 +217,11 @@ class Opening:
             return False
         if header is not None:
             return header.number < number  # recycled, and still as it was
+        if read_remains(self._files, descriptor, 0, sequence=0, seed=None).end == 0:
+            return True  # nothing in it looks like a record: no need to know where the log ends
         before = self._found[-1]
         reader = SegmentReader(self._files, before.descriptor, before.path, before.header)
-        for _ in reader.records():
-            pass
+        reader.records()
         remains = read_remains(self._files, descriptor, 0, sequence=reader.sequence, seed=None)
         return remains.proof is None
 
@@ -227,12 +258,12 @@ class Opening:
         """
         last = self._found[-1]
         reader, records, end = self._read_last(last)
-        durable, begun = _durable(records), last.header.sequence
+        durable, begun = reader.durable, last.header.sequence
         if durable >= begun or len(self._found) == 1:  # one that was released was durable
             return reader, records, end
         before, files = self._found[-2], self._files
         earlier = SegmentReader(files, before.descriptor, before.path, before.header)
-        behind = [record for record in earlier.records(begun) if record.sequence >= durable]
+        behind = _since(earlier.records(begun), durable)
         if earlier.sequence == begun:
             self._behind, self._behind_end = behind, earlier.offset
             return reader, records, end
@@ -251,7 +282,10 @@ class Opening:
         """Read the last segment, its header first; return where what looks like records ends."""
         files = self._files
         reader = SegmentReader(files, last.descriptor, last.path, last.header)
-        records = list(reader.records())
+        resumed = self._resumed(last, reader)
+        records = reader.records()
+        if resumed is not None and (not records or reader.durable < records[0].sequence):
+            raise _ReadInFullError
         remains = read_remains(
             files,
             last.descriptor,
@@ -264,15 +298,29 @@ class Opening:
             raise WalCorruptError(last.path, reader.offset, reason)
         return reader, records, remains.end
 
-    def _start(self, newest: SnapshotMetadata) -> int:
-        """Return the place of the segment that replay starts at.
+    def _resumed(self, found: _Found, reader: SegmentReader) -> int | None:
+        """If this is the segment to resume in, have it read from there; return the first index."""
+        if self._resume is None or found.header.number != self._resume[0]:
+            return None
+        return reader.begin_at(self._resume[1])
+
+    def _start(self, newest: SnapshotMetadata) -> tuple[int, int]:
+        """Return the place of the segment that replay starts at, and the next index there.
 
         The last one that was begun when entry newest.index + 1 was not there yet: every version
         of the entries after the snapshot that counts was written in it or after it.
         """
         for place in range(len(self._found) - 1, -1, -1):
-            if self._found[place].header.next_index <= newest.index + 1:
-                return place
+            found = self._found[place]
+            if self._resume is not None:
+                reader = SegmentReader(self._files, found.descriptor, found.path, found.header)
+                first = self._resumed(found, reader)
+                if first is not None and 0 < first <= newest.index + 1:
+                    return place, first
+            elif found.header.next_index <= newest.index + 1:
+                return place, found.header.next_index
+        if self._resume is not None:
+            raise _ReadInFullError
         found = self._found[0]
         raise WalCorruptError(found.path, 0, f"the segments from index {newest.index + 1} are gone")
 
@@ -281,15 +329,18 @@ class Opening:
 
         What has to be written again elsewhere is not taken into the state.
         """
-        again = self._behind[0].sequence if self._marked and self._behind else None
         found, follower = self._found[place], self._found[place + 1]
         until = follower.header.sequence
         if until <= found.header.sequence:
             return
         reader = SegmentReader(self._files, found.descriptor, found.path, found.header)
-        for record in reader.records(until):
-            if again is None or record.sequence < again:
-                state.feed(found.header.number, record)
+        resumed = self._resumed(found, reader)
+        records = reader.records(until)
+        if resumed is not None and not records:
+            raise _ReadInFullError
+        if self._marked and self._behind:
+            records = records[: self._behind[0].sequence - found.header.sequence]
+        state.feed(found.header.number, records)
         if reader.sequence != until:
             raise WalCorruptError(found.path, reader.offset, "bad record")
         if reader.previous != follower.header.previous:
@@ -308,11 +359,10 @@ class Opening:
             leave_marker(self._directory, self._files)
             raise WalSyncError(f"wal: {found.path}: {error}") from error
 
-    def _write_tail_again(self, records: list[Record], state: LogState) -> None:
+    def _write_tail_again(self, records: list[Record], durable: int, state: LogState) -> None:
         """Write the doubted records into another segment than those they are in, and sync it."""
-        last, doubted = self._found[-1].header, _doubted(records)
-        for record in records[: len(records) - len(doubted)]:
-            state.feed(last.number, record)
+        last, doubted = self._found[-1].header, _since(records, durable)
+        state.feed(last.number, records[: len(records) - len(doubted)])
         state.settle()
         # A header that is doubted itself may never reach the disk: the new segment takes its name,
         # so that no segment without a header is left before the last one.
@@ -390,15 +440,9 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _durable(records: list[Record]) -> int:
-    """Return the number of the first record that none of these proves durable."""
-    return max(record.sequence - record.doubted for record in records)
-
-
-def _doubted(records: list[Record]) -> list[Record]:
-    """Return the records at the end that no record proves durable; at least the last one."""
-    durable = _durable(records)
-    return [record for record in records if record.sequence >= durable]
+def _since(records: list[Record], number: int) -> list[Record]:
+    """Return those of a segment's records that have this number or a later one."""
+    return records[max(0, number - records[0].sequence) :] if records else []
 
 
 def leave_marker(directory: Path, files: Files) -> None:

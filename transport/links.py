@@ -170,7 +170,7 @@ class Links:
                 self.faults = None
         for peer, state in self._incoming.items():
             if not state.answered and state.next_hello <= now:
-                if state.said and state.said % HELLO_NEW_STREAM_AFTER == 0:
+                if state.said >= HELLO_NEW_STREAM_AFTER:
                     self._open_incoming(peer)
                 else:
                     self._say_hello(peer, state, now)
@@ -301,6 +301,7 @@ class Links:
         state.expected = 0
         state.answered = False
         state.pause = HELLO_SECONDS_MIN
+        state.said = 0
         self._waiting = True
         words[edge + Edge.HANDLED_ENDED] += handled
         words[edge + Edge.HANDLED_STREAM] = state.stream

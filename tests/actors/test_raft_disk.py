@@ -21,6 +21,8 @@ from storage.wal import SEGMENT_BYTES
 from tests.actors.test_raft_cluster import Bench
 from transport.mailbox import Flush, Tick
 
+SCALE = "64"  # segments of 64 KiB
+
 
 class HeldFiles(OsFiles):
     """Once `held`, a sync of a file that is to be the next segment does not return."""
@@ -45,7 +47,7 @@ def files(monkeypatch: pytest.MonkeyPatch) -> HeldFiles:
     """The files of all raft nodes of a test; their segments are small."""
     held = HeldFiles()
     monkeypatch.setattr(recovery, "default_files", lambda: held)
-    monkeypatch.setenv(SCALE_VARIABLE, "1024")
+    monkeypatch.setenv(SCALE_VARIABLE, SCALE)
     return held
 
 
@@ -120,7 +122,7 @@ def test_a_roll_on_a_disk_that_syncs_in_500_ms_holds_up_no_heartbeat(
 ) -> None:
     control = tmp_path / "control"
     monkeypatch.setattr(recovery, "default_files", lambda: FaultyFiles(control))
-    monkeypatch.setenv(SCALE_VARIABLE, "1024")
+    monkeypatch.setenv(SCALE_VARIABLE, SCALE)
     bench = Bench(tmp_path)
     leader = bench.elect()
     while not all(node.actor._log.wal.prepared for node in bench.nodes.values()):

@@ -36,11 +36,11 @@ def follower(*, voters: tuple[int, ...] = (1, 2, 3)) -> RawNode:
     )
 
 
-def elections(node: RawNode, *, licensed: bool = False, forward: bool = False) -> Elections:
+def elections(node: RawNode, *, licence: float = 0.0, forward: bool = False) -> Elections:
     """Return the rules for a node."""
     return Elections(
         node,
-        licensed=licensed,
+        licence_seconds=licence,
         fast_forward=forward,
         heartbeat_interval=0.1,
         election_timeout=TIMEOUT,
@@ -54,11 +54,18 @@ def asked(node: RawNode) -> set[type]:
 
 def test_a_licensed_node_campaigns_with_force_once() -> None:
     node = follower()
-    rules = elections(node, licensed=True)
+    rules = elections(node, licence=0.5)
 
     assert rules.connected()
     assert MsgVote in asked(node)
     assert not rules.connected()
+
+
+def test_a_licence_that_has_run_out_is_none() -> None:
+    node = follower()
+    rules = elections(node, licence=1e-9)
+    assert not rules.connected()
+    assert not node.has_ready()
 
 
 def test_a_node_without_licence_waits() -> None:
@@ -69,7 +76,7 @@ def test_a_node_without_licence_waits() -> None:
 
 def test_a_node_that_hears_a_leader_does_not_use_its_licence() -> None:
     node = follower()
-    rules = elections(node, licensed=True)
+    rules = elections(node, licence=0.5)
     node.step(MsgHeartbeat(1, 2, 5))
 
     assert not rules.connected()
@@ -170,11 +177,11 @@ def led(words: Words, term: int, ago: float) -> None:
 def test_the_licence_is_for_the_term_that_was_led_a_moment_ago_and_once() -> None:
     words = Words()
     led(words, 5, ago=0.1)
-    assert words.roles().take_licence(5)
+    assert 1.8 < words.roles().take_licence(5) <= 1.9
     assert not words.roles().take_licence(5)
     led(words, 4, ago=0.1)
     assert not words.roles().take_licence(5)
-    led(words, 5, ago=0.6)
+    led(words, 5, ago=2.1)
     assert not words.roles().take_licence(5)
 
 

@@ -127,8 +127,8 @@ def kill_actor(
                 leader.actor(actor)
                 time.sleep(chance.uniform(0.0, 0.1))  # the random moment
                 term = cluster.term()
-                moment = time.monotonic()
                 cluster.kill_actor(leader, actor)
+                moment = time.monotonic()  # to find the process takes milliseconds
                 gaps.append(probe.wait_after(moment))
                 leader.actor(actor)
                 load.wait_for(CLIENTS)

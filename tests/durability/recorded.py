@@ -29,7 +29,7 @@ from tests.client import Answer, Client
 from tests.member import Member
 from tests.storage.power import Disk
 
-SCALE: Final = "1024"  # segments of 64 KiB; a checkpoint for 8 pages, a new database log after 64
+SCALE: Final = "256"  # segments of 16 KiB; a checkpoint for 32 pages, a new database log after 256
 FLAGS: Final = ("--snapshot-count=100", "--snapshot-catchup-entries=50", "--max-wals=2")
 WRITERS: Final = 5
 PIPELINED: Final = 6  # requests in flight on each connection

@@ -105,10 +105,12 @@ class Member:
             if not process.alive and self.power:
                 process.start()
 
-    def recover(self) -> Recovered:
+    def recover(self, resume_at: int) -> Recovered:
         """Open the log and see what the database has: actors.recovery.recover, in memory."""
         self.files.forget_descriptors()
-        wal, replay = Wal.open(LOG, self.files, segment_bytes=SEGMENT_BYTES)
+        wal, replay = Wal.open(LOG, self.files, segment_bytes=SEGMENT_BYTES, resume_at=resume_at)
+        if replay.resumed:
+            self.world.point("log resumed behind its beginning")
         if replay.cut_bytes:
             self.world.point("torn tail cut off")
         progress = self.database.store.committed.state.progress

@@ -124,8 +124,8 @@ def hard_state_is_lost() -> list[Change]:
     """A restarted raft node does not know whom it voted for."""
     recover = Member.recover
 
-    def forgetful(self: Member) -> Any:
-        recovered = recover(self)
+    def forgetful(self: Member, resume_at: int) -> Any:
+        recovered = recover(self, resume_at)
         hard_state, _ = recovered.storage.initial_state()
         recovered.storage.set_hard_state(HardState(hard_state.term, 0, hard_state.commit))
         return recovered

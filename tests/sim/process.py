@@ -450,7 +450,7 @@ def installed() -> Iterator[None]:
     replaced: list[tuple[Any, str, Any]] = [
         (Actor, "__init__", _construct),
         (Actor, "on_receive", _receive),
-        (raft_node, "recover", lambda context, log: MACHINE.process.member.recover()),
+        (raft_node, "recover", lambda context, log, at: MACHINE.process.member.recover(at)),
         (raft_node, "random", chance),
         (actors.raft_elections, "random", chance),
         (actors.raft_reads, "random", chance),

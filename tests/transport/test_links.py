@@ -237,6 +237,25 @@ def test_an_unanswered_hello_is_repeated_and_in_the_end_under_a_new_stream(troup
     assert compactor.next_hello() is not None
 
 
+def test_a_repeated_hello_opens_no_second_stream_however_often_the_sender_died(
+    troupe: Troupe,
+) -> None:
+    compactor = troupe.start("compactor", 1)
+    for incarnation in range(1, HELLO_NEW_STREAM_AFTER + 2):
+        applier = troupe.start("applier", incarnation)
+        receive(compactor, 100)
+        troupe.opened.clear()
+        for _ in range(2):  # nothing was answered within HELLO_SECONDS_MIN, nor a while after
+            troupe.now += 0.01
+            compactor.tick(troupe.now)
+
+        receive(applier, 100)
+        applier.send("compactor", Prune(1))
+
+        assert troupe.opened == [("applier", "compactor", 0)]
+        assert Prune(1) in receive(compactor, 100)  # what a stream before it had would be lost
+
+
 def test_a_full_edge_drops_and_counts_and_never_waits(troupe: Troupe) -> None:
     applier = troupe.start("applier", 1)
     compactor = troupe.start("compactor", 1)
