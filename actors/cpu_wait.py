@@ -8,26 +8,22 @@ two cores, and 0.25 under a load that fills these.
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 LOOK_SECONDS: Final = 0.1
 SPACING_MAX: Final = 0.01
 BUSY_SHARE: Final = 0.1
 SPACING_PER_SHARE: Final = 0.125
-_PATH: Final = "/proc/thread-self/schedstat"
+_PATH: Final = Path("/proc/thread-self/schedstat")
 
 
 class CpuWait:
-    """Looked at by the thread that made it. Where the kernel keeps no such figures it is 0."""
+    """Of the thread that looks. Where the kernel keeps no such figures it is 0."""
 
     def __init__(self) -> None:
         self.share = 0.0
         """Of the time, over the last two looks or so, this thread could run and had no CPU."""
-        self._file: int | None = None
-        with suppress(FileNotFoundError):
-            self._file = os.open(_PATH, os.O_RDONLY | os.O_CLOEXEC)
         self._looked = 0.0
         self._waited_ns = 0
 
@@ -39,9 +35,12 @@ class CpuWait:
     def look(self, now: float) -> None:
         """Read the clock of the run queue, every LOOK_SECONDS; `now` is CLOCK_MONOTONIC."""
         past = now - self._looked
-        if self._file is None or past < LOOK_SECONDS:
+        if past < LOOK_SECONDS:
             return
-        waited_ns = int(os.pread(self._file, 100, 0).split()[1])
+        try:
+            waited_ns = int(_PATH.read_bytes().split()[1])
+        except FileNotFoundError:
+            waited_ns = 0
         if self._looked:
             self.share = (self.share + (waited_ns - self._waited_ns) / past / 1e9) / 2
         self._looked, self._waited_ns = now, waited_ns

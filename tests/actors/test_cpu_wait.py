@@ -42,7 +42,7 @@ def test_two_that_never_rest_on_one_cpu_wait_half_of_the_time() -> None:
 
 
 def test_it_is_nothing_without_figures_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_wait, "_PATH", "/proc/none/schedstat")
+    monkeypatch.setattr(cpu_wait, "_PATH", Path("/proc/none/schedstat"))
 
     assert spent(3 * LOOK_SECONDS) == 0.0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -63,7 +62,7 @@ def test_a_record_behind_zeros_is_found_wherever_it_stands(
     assert proven.proof == place
     assert doubted.proof is None
     assert proven.end == doubted.end == place + sum(map(len, parts))
-    os.close(descriptor)
+    FILES.close(descriptor)
 
 
 def test_an_open_reads_every_segment_once_beside_one_that_stands_ready(tmp_path: Path) -> None:
