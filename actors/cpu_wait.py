@@ -25,7 +25,7 @@ class CpuWait:
         self.share = 0.0
         """Of the time, over the last two looks or so, this thread could run and had no CPU."""
         self._looked = 0.0
-        self._waited_ns = 0
+        self._waited_ns: int | None = None
 
     @property
     def spacing(self) -> float:
@@ -37,10 +37,11 @@ class CpuWait:
         past = now - self._looked
         if past < LOOK_SECONDS:
             return
+        self._looked = now
         try:
             waited_ns = int(_PATH.read_bytes().split()[1])
-        except FileNotFoundError:
-            waited_ns = 0
-        if self._looked:
+        except OSError:  # no such figures, or no descriptor left
+            return
+        if self._waited_ns is not None:
             self.share = (self.share + (waited_ns - self._waited_ns) / past / 1e9) / 2
-        self._looked, self._waited_ns = now, waited_ns
+        self._waited_ns = waited_ns

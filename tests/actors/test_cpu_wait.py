@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -55,3 +56,16 @@ def test_things_keep_apart_only_where_cpus_are_busy() -> None:
 
     assert apart[:2] == [0.0, 0.0]
     assert 0.0 < apart[2] < apart[3] < apart[4] == SPACING_MAX
+
+
+def test_without_a_descriptor_left_it_stays_as_it_was() -> None:
+    cpu = CpuWait()
+    cpu.share = 0.2
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+    try:
+        cpu.look(10.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert cpu.share == 0.2
