@@ -172,11 +172,12 @@ class Gateway(LoopActor):
 
     def _flush_proposals(self, now: float) -> None:
         """Propose what the turn brought; where CPUs are busy, what some milliseconds brought."""
-        self._cpu.look(now)
-        pause = self._proposals.gathers(now, self._cpu.spacing)
-        if not pause or self._status.is_sole_voter:
+        if self._status.is_sole_voter:  # its batches cost nobody else anything
             self._proposals.flush(now)
-        elif not self._gathering:
+            return
+        self._cpu.look(now)
+        pause = self._proposals.flush(now, self._cpu.spacing)
+        if pause and not self._gathering:
             self._gathering = True
             self.later(pause, self._gathered)
 

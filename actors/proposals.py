@@ -163,22 +163,21 @@ class Proposals:
         """Queue one request for the next batch."""
         (self._urgent if op in URGENT else self._queue).add(op, request, answer)
 
-    def gathers(self, now: float, spacing: float) -> float:
-        """Return for how long, in seconds, what is queued should wait for more to go with it.
+    def flush(self, now: float, spacing: float = 0.0) -> float:
+        """Propose what is queued, as far as the credit goes; what nobody waits for is dropped.
 
-        0.0 unless there is something queued, something else is unanswered, and the last batch left
-        less than `spacing` seconds ago.
+        While something is unanswered batches leave `spacing` seconds apart. Returns in how many
+        seconds to flush again for that; 0.0 when nothing is kept back.
         """
-        if not (self._queue and self._batches) or self._urgent:
-            return 0.0
-        return max(0.0, self._proposed_at + spacing - now)
-
-    def flush(self, now: float) -> None:
-        """Propose what is queued, as far as the credit goes; what nobody waits for is dropped."""
+        if self._queue and self._batches and not self._urgent:
+            wait = self._proposed_at + spacing - now
+            if wait > 0.0:
+                return wait
         while self.open and self._queued and self._outstanding < CREDIT_REQUESTS:
             if self._outstanding_bytes >= CREDIT_BYTES:
-                return
+                break
             self._propose_batch(now)
+        return 0.0
 
     def _propose_batch(self, now: float) -> None:
         ops = bytearray()

@@ -77,7 +77,7 @@ class Outbox:
     """Gathers what is for other members.
 
     Invariant: what is held of MsgApp for a member is one message, and it leaves before all that
-    was added later for that member, heartbeats excepted.
+    was added later for that member, heartbeats and answers excepted (who answers does not lead).
     """
 
     def __init__(

@@ -132,7 +132,6 @@ class Intake:
         return dropped, again
 
     def _take_up_entries(self, now: float, *, leads: bool) -> int:
-        self._cpu.look(now)
         log = self._node.raft.log
         before, copies = log.last_index(), self.copies.dropped
         if leads:
@@ -147,6 +146,7 @@ class Intake:
             else:
                 self._step(prop)
         if leads and log.last_index() > before:
+            self._cpu.look(now)
             self._entry_rounds.begun(log.last_index(), now, self._cpu.spacing)
         if self.copies.dropped > copies:
             self._remind()

@@ -47,7 +47,7 @@ from storage.wal_segment import (
 )
 from storage.wal_state import LogState
 
-SEGMENT_BYTES = 4 << 20  # etcd's are 64 MiB; a restart reads one from its beginning
+SEGMENT_BYTES = 4 << 20  # etcd's are 64 MiB; DESIGN.md says why
 
 
 class Wal:

@@ -138,6 +138,7 @@ class Opening:
         start, first = self._start(newest)
         if self._marked and self._behind:  # what is written again begins in the segment before
             start = min(start, len(self._found) - 2)
+            first = self._found[start].header.next_index
         header = self._found[start].header
         state = LogState(header, first)
         state.keep_after = max(newest.index, from_index)

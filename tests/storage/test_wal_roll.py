@@ -15,6 +15,8 @@ from storage.files import OsFiles
 from storage.recording import JOURNAL_NAME, RecordingFiles, open_journal, read_journal
 from storage.wal import Wal
 from storage.wal_errors import WalCorruptError, WalSyncError
+from storage.wal_record import read_header
+from storage.wal_replay import leave_marker
 from tests.storage.power import Disk
 from tests.storage.test_wal_power import FailingFiles
 from tests.storage.wal_bench import (
@@ -23,6 +25,7 @@ from tests.storage.wal_bench import (
     create,
     entry,
     fill,
+    newest,
     overwrite,
     record_offsets,
     reopen,
@@ -298,3 +301,30 @@ def test_after_a_failed_sync_both_segments_tails_are_written_again_elsewhere(
     assert [e.index for e in reopen(tmp_path)[1].entries][-15:] == list(
         range(ROLLED + 5, ROLLED + 20)
     )
+
+
+def test_a_segment_of_entries_written_again_says_with_which_it_begins(tmp_path: Path) -> None:
+    """Of the segment before the last no entry is durable, and a snapshot covers them all."""
+    wal = create(tmp_path)
+    fill(wal, 1, UNSYNCED + 1)
+    while len(wal.segments) < 2:
+        wal.append([], HardState(1, 1, UNSYNCED))
+    wal.sync()
+    index = UNSYNCED
+    while len(wal.segments) < 3:
+        index += 1
+        wal.append([entry(index, size=1000)], HardState(1, 1, index - 1))
+    wal.save_snapshot(SnapshotMetadata(index - 1, 1), now=False)
+    leave_marker(tmp_path / "wal", FILES)  # and it is killed
+
+    again, replay = reopen(tmp_path)
+
+    assert (replay.snapshot.index, replay.entries) == (index - 1, [entry(index, size=1000)])
+    assert again.entries(UNSYNCED + 1, index + 1) == [
+        entry(each, size=1000) for each in range(UNSYNCED + 1, index + 1)
+    ]
+    descriptor = FILES.open(newest(tmp_path))
+    header = read_header(FILES, descriptor)
+    assert header is not None
+    assert header.next_index == UNSYNCED + 1
+    again.close()
