@@ -10,6 +10,8 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -56,10 +58,19 @@ def metrics() -> str:
 
 
 @pytest.fixture(scope="module")
-def member(tmp_path_factory: pytest.TempPathFactory, metrics: str) -> Iterator[Member]:
-    """A member that was not told how many gateways it has."""
+def member(metrics: str) -> Iterator[Member]:
+    """A member that was not told how many gateways it has.
+
+    Its data is in memory, if there is such: it is timed here, and a disk that others use too may
+    hold up one sync for a second.
+    """
     flags = ["--enable-faults", f"--listen-metrics-urls={metrics}"]
-    with few_cores(), Member(tmp_path_factory.mktemp("standby"), flags=flags) as made:
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with (
+        TemporaryDirectory(dir=memory) as folder,
+        few_cores(),
+        Member(Path(folder), flags=flags) as made,
+    ):
         yield made
 
 
