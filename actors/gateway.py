@@ -20,6 +20,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from math import inf
 from typing import Any, Final
 
 import msgpack
@@ -103,6 +104,7 @@ class Gateway(LoopActor):
         )
         self._next_opening = 0.0
         self._serving = False
+        self._started = time.monotonic()
         first, standbys = int(config["gateways"]), int(config["standby_gateways"])
         names = [f"gateway-{slot}" for slot in range(first, first + standbys)]
         self._balance = Balance(self.board, context.name, names)
@@ -131,9 +133,13 @@ class Gateway(LoopActor):
         if self._serving:
             self._look_at_member()
             self._look_at_work(now)
-        starting = not (self._serving and self._proposals.open)
-        hurry = starting or self.links.next_hello() is not None
-        return START_SECONDS if hurry else TICK_SECONDS
+        open_ = self._serving and self._proposals.open
+        pause = TICK_SECONDS if open_ else self._start_pause(now)
+        return min(pause, max(START_SECONDS, (self.links.next_hello() or inf) - now))
+
+    def _start_pause(self, now: float) -> float:
+        """Return a twentieth of what the start took so far: without a quorum it may take hours."""
+        return min(TICK_SECONDS, max(START_SECONDS, (now - self._started) / 20))
 
     def _look_at_member(self) -> None:
         """Decide once a turn what new requests would be refused for; see who leads."""
@@ -190,7 +196,7 @@ class Gateway(LoopActor):
         """Wait for the database and the ids of the member and its cluster, then listen."""
         status = self._status
         if not (status.member_id and status.cluster_id and exists(self._directory)):
-            self.loop.call_later(START_SECONDS, self.begin)
+            self.loop.call_later(self._start_pause(time.monotonic()), self.begin)
             return
         config = self.context.config
         self._generation = self._status.applier(ApplierMetric.GENERATION)  # before CURRENT is read

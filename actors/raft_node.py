@@ -81,6 +81,7 @@ from transport.mailbox import Flush, Tick
 WATCHED_SYNC_NS: Final = 250_000  # the applier watches for longer than that
 MSG_BYTES_MAX: Final = 512 << 10
 INFLIGHT_MAX: Final = 512
+INFLIGHT_BYTES_MAX: Final = 8 << 20  # a member that catches up holds up nobody's heartbeats
 
 
 @message
@@ -152,6 +153,7 @@ class RaftNode(Actor):
                 max_size_per_msg=MSG_BYTES_MAX,
                 max_committed_size_per_ready=APPLY_BYTES_MAX,
                 max_inflight_msgs=INFLIGHT_MAX,
+                max_inflight_bytes=INFLIGHT_BYTES_MAX,
                 check_quorum=True,
                 pre_vote=bool(config["pre_vote"]),
                 step_down_on_removal=True,

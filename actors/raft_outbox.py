@@ -76,8 +76,10 @@ class _Held:
 class Outbox:
     """Gathers what is for other members.
 
-    Invariant: what is held of MsgApp for a member is one message, and it leaves before all that
-    was added later for that member, heartbeats and answers excepted (who answers does not lead).
+    Invariants: what is held of MsgApp for a member is one message, of at most SPARE_BYTES_MAX where
+    it was put together of several (one that catches up is sent megabytes in a turn, and no link
+    takes them as one); it leaves before all that was added later for that member, heartbeats and
+    answers excepted (who answers does not lead).
     """
 
     def __init__(
@@ -155,9 +157,13 @@ class Outbox:
         held = self._held.get(member)
         if held is None:
             held = self._held[member] = _Held()
-        before, new = held.append, message.entries
+        before, size = held.append, sum([len(entry.data) for entry in message.entries])
         if before is not None:
-            if before.index + len(before.entries) != message.index or before.term != message.term:
+            if (
+                before.index + len(before.entries) != message.index
+                or before.term != message.term
+                or held.append_bytes + size > SPARE_BYTES_MAX
+            ):
                 self._release(held, leaving)
             elif before.entries:
                 message = MsgApp(
@@ -169,7 +175,7 @@ class Outbox:
                     before.entries + message.entries,
                     max(before.commit, message.commit),
                 )
-        held.append_bytes += sum([len(entry.data) for entry in new])
+        held.append_bytes += size
         waited = self._is_waited_for(member, message.commit)
         if waited or held.append_bytes > SPARE_BYTES_MAX:
             pause = 0.0

@@ -73,6 +73,22 @@ def test_what_follows_a_gap_is_counted_in_full() -> None:
     assert wire.sent == [MsgApp(2, 1, 1, 1, 5, ENTRY, 5), MsgApp(2, 1, 1, 1, 8, (long,), 5)]
 
 
+def test_what_a_member_needs_to_catch_up_stays_in_as_many_messages() -> None:
+    wire = Wire()
+    outbox = wire.outbox()
+    half = bytes(SPARE_BYTES_MAX // 2)
+    messages = [
+        MsgApp(2, 1, 1, 1, index, (Entry(1, index + 1, half), Entry(1, index + 2, half)), 5)
+        for index in (5, 7, 9)
+    ]
+    for message in messages:
+        outbox.add(message)
+
+    outbox.flush(10.0)
+
+    assert wire.sent == messages
+
+
 def test_a_commit_alone_is_held_and_then_sent() -> None:
     wire = Wire()
     outbox = wire.outbox()

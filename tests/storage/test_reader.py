@@ -353,7 +353,7 @@ def test_scans_wait_for_a_free_connection(tmp_path: Path) -> None:
     assert lent[0] is not None
     pool.give_back(lent[0])
 
-    assert scan.step()
+    assert response(scan).count == 1
     driver.close()
 
 
