@@ -34,7 +34,7 @@ from transport.peer_address import Resolver
 from transport.peer_connection import CHANNELS, Connection, Context, Poll
 from transport.peer_faults import Fault, Faults
 from transport.peer_link import Link, PeerMember
-from transport.peer_listener import Listener, PeerSettings
+from transport.peer_listener import LOG_SECONDS, Listener, PeerSettings
 from transport.peer_wire import (
     CONNECTION_OF_LANE,
     HEADER,
@@ -84,7 +84,8 @@ class Peers:
         self._session = random.SystemRandom().getrandbits(64)
         self._resolver = Resolver()
         self._names: list[str] = []
-        self._next_ping = self._next_dial = 0.0
+        self._log = log
+        self._next_ping = self._next_dial = self._next_log = 0.0
         self._context: Context = zmq.Context()
         self._listener = Listener(self._context, settings, poll, log, self._accept)
         self._reject = self._listener.reject
@@ -161,7 +162,15 @@ class Peers:
         touched: dict[Connection, None] = {}
         for member_id, lane, payload in zip(to, lanes, payloads, strict=True):
             link = self.links.get(member_id)
-            if link is None or len(payload) + HEADER.size + 4 > self.settings.frame_bytes_max:
+            too_long = len(payload) + HEADER.size + 4 > self.settings.frame_bytes_max
+            if link is None or too_long:
+                if too_long and now >= self._next_log:  # a bug, and sending it again is no cure
+                    self._next_log = now + LOG_SECONDS
+                    self._log.error(
+                        "dropped a message that is longer than a frame",
+                        remote_peer_id=f"{member_id:x}",
+                        bytes=len(payload),
+                    )
                 self._note_dropped(link, [lane])
                 continue
             fault = self.faults.of(member_id, now) if table else None

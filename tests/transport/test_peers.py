@@ -114,13 +114,16 @@ def test_a_dropped_snapshot_chunk_is_nothing_raft_is_told_of(tmp_path: Path) -> 
         assert world[1].take_unreachable() == []
 
 
-def test_what_is_too_big_for_a_frame_is_dropped_at_the_sender(tmp_path: Path) -> None:
+def test_what_is_too_big_for_a_frame_is_dropped_at_the_sender_and_told(tmp_path: Path) -> None:
     with World(tmp_path, frame_bytes_max=100_000) as world:
         world.connect()
-        world[1].send([2, 2], [Lane.APPEND] * 2, [bytes(100_000), b"small"])
+        world[1].send([2] * 3, [Lane.APPEND] * 3, [bytes(100_000), bytes(100_001), b"small"])
 
         assert world.take(2, 1).payloads == [b"small"]
-        assert world[1].dropped == 1
+        assert world[1].dropped == 2
+        told = [line for line in world.log_lines() if "longer than a frame" in line]
+        assert len(told) == 1
+        assert '"bytes":100000' in told[0]
         assert world[1].take_unreachable() == [2]
 
 
