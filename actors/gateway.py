@@ -13,10 +13,7 @@ everything its clients sent, and one write per connection for everything that wa
 
 from __future__ import annotations
 
-import asyncio
 import random
-import resource
-import socket
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -25,14 +22,13 @@ from typing import Any, Final
 
 import msgpack
 
-from actors.balance import Balance
 from actors.base import handles, run
 from actors.call_counts import CallCounts
-from actors.client_requests import ClientRequests
 from actors.cluster_version import ClusterVersion
 from actors.cpu_wait import CpuWait
 from actors.debug_pages import ActorPages
 from actors.exposition import MemberCollector
+from actors.front import Front
 from actors.gateway_http import MemberPages
 from actors.gateway_status import MemberWords
 from actors.leadership import Transfers
@@ -52,15 +48,13 @@ from actors.timeouts import Timeouts
 from actors.unanswered import applier_is_at_work, recover, retry_late
 from actors.watching import Watching
 from api.cluster import ClusterService
-from api.grpc import Call, Kind, Limits
+from api.grpc import Call
 from api.header import HeaderWriter
 from api.health import HealthService
-from api.http1 import HttpRoutes
 from api.interceptors import Interceptor
 from api.kv import KvService
 from api.lease import LeaseService, min_ttl_seconds
 from api.maintenance import MaintenanceService
-from api.server import ClientServer
 from etcdpb.rpc_pb2 import RangeRequest, TxnRequest
 from kv.errors import NO_SPACE, REQUEST_TOO_MANY_REQUESTS
 from kv.quota import TAKES_SPACE
@@ -75,7 +69,6 @@ TICK_SECONDS: Final = 0.1
 SIZES_SECONDS: Final = 1.0
 START_SECONDS: Final = 0.002
 UNAPPLIED_MAX: Final = 5000
-DRAIN_SECONDS: Final = 0.8
 OPENING_SECONDS: Final = 0.2
 CURSORS_SHOWN: Final = 5
 
@@ -105,12 +98,8 @@ class Gateway(LoopActor):
         self._next_opening = 0.0
         self._serving = False
         self._started = time.monotonic()
-        first, standbys = int(config["gateways"]), int(config["standby_gateways"])
-        names = [f"gateway-{slot}" for slot in range(first, first + standbys)]
-        self._balance = Balance(self.board, context.name, names)
+        self._front = Front(context, self.board, self.metric)
         words = self._block + Cell.METRICS
-        self._received_before = self._words[words + GatewayMetric.RECEIVED_BYTES]
-        self._sent_before = self._words[words + GatewayMetric.SENT_BYTES]
         self._events_before = self._words[words + GatewayMetric.WATCH_EVENTS]
         self.metric(GatewayMetric.UNREAD_REVISION, 0)
         self.metric(GatewayMetric.READY, 0)
@@ -174,7 +163,7 @@ class Gateway(LoopActor):
         self._lease_calls.flush(now)
         self._reads.flush(now)
         self._hub.read_now()
-        self._server.flush()
+        self._front.flush()
 
     def _flush_proposals(self, now: float) -> None:
         """Propose what the turn brought; where CPUs are busy, what some milliseconds brought."""
@@ -227,30 +216,8 @@ class Gateway(LoopActor):
         for path, operation in OPERATIONS.items():
             router[path].operation = int(operation)
         self._calls = CallCounts(self.board, self.name, router)
-        pages = self._make_pages()
-        sockets = self.context.sockets
-        limits = Limits.of(config)
-        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        few = limits.within(descriptors, sixteenths=1)
-        routes = HttpRoutes() if sockets.get("http") else pages.routes()
-        self._server = ClientServer(
-            self.loop, router, routes, limits.within(descriptors, sixteenths=14)
-        )
-        self._server.may_accept = self._balance.may_accept
-        streams = (path for path, method in router.items() if method.kind is not Kind.UNARY)
-        interceptor = Interceptor(self._status)
-        self._server.intercept = ClientRequests(self.board, self.name, interceptor, streams)
-        self._pages = {
-            "http": ClientServer(self.loop, {}, pages.routes(), few),
-            "metrics": ClientServer(self.loop, {}, pages.routes(for_metrics=True), few),
-        }
-        for server in self._pages.values():
-            server.may_accept = lambda _: self._balance.may_take_pages()
-        self._balance.look(time.monotonic())
+        self._front.begin(self.loop, router, Interceptor(self._status), self._make_pages())
         self._serving = True
-        for purpose, server in ({"client": self._server} | self._pages).items():
-            for descriptor in sockets.get(purpose, ()):
-                server.listen(socket.socket(fileno=descriptor))
         self._open_session(time.monotonic())
 
     def _make_pages(self) -> MemberPages:
@@ -359,10 +326,7 @@ class Gateway(LoopActor):
         if not self._serving:
             self.loop.stop()
             return
-        servers = (self._server, *self._pages.values())
-        drained = asyncio.gather(
-            *(self.loop.create_task(server.shutdown(DRAIN_SECONDS)) for server in servers)
-        )
+        drained = self.loop.create_task(self._front.shutdown())
         drained.add_done_callback(lambda _: self.loop.stop())
 
     # --- messages ---------------------------------------------------------------------------------
@@ -456,7 +420,8 @@ class Gateway(LoopActor):
         self._lease_calls.late(now)
         self._wake_physical()
         self.metric(GatewayMetric.PENDING, len(self._proposals))
-        self._look_at_clients(now)
+        self._front.look(now, leaderless=self._timeouts.is_leaderless(now))
+        self._calls.publish()
         self._slow.look(now)
         self._watching.look(now)
         if now >= self._next_sizes or len(self._scans):
@@ -467,21 +432,6 @@ class Gateway(LoopActor):
 
     def _look_at_version(self, now: float) -> None:
         self._cluster_version.look(now, leads=self._slot == 0 and self._status.is_leader)
-
-    def _look_at_clients(self, now: float) -> None:
-        """End streams that lack a leader; tell the board; take clients unless others have few."""
-        server = self._server
-        if self._timeouts.is_leaderless(now):
-            server.end_leaderless()
-        self._balance.look(now)
-        if self._balance.may_accept(server.connections):
-            server.resume_accept()
-        if self._balance.may_take_pages():
-            for pages in self._pages.values():
-                pages.resume_accept()
-        self._calls.publish()
-        self.metric(GatewayMetric.RECEIVED_BYTES, self._received_before + server.bytes_received)
-        self.metric(GatewayMetric.SENT_BYTES, self._sent_before + server.bytes_sent)
 
     def _wake_physical(self) -> None:
         pruned_to = self._status.applier(ApplierMetric.PRUNED_TO)
@@ -584,7 +534,7 @@ class Gateway(LoopActor):
             "pending": len(self._proposals),
             "session": f"{self._session:x}",
             "leader": f"{self._status.raft(RaftMetric.LEADER):x}",
-            "connections": self._server.connections,
+            "connections": self._front.connections,
             "calls": self._calls.open(),
             "watch_streams": self.board.get(self.name, Cell.METRICS + GatewayMetric.WATCH_STREAMS),
             "watchers": {
