@@ -2,14 +2,16 @@
 
 A turn of the gateway's timers looks through the gateway's own new records (tens of microseconds):
 an answer whose question was asked longer than the threshold ago is explained there and then, and
-kept. So is one request in ten seconds whatever it took, as a sample, for explaining reads all
-recorders and takes milliseconds; one a second if both leave as traces (tracing).
+kept, as long as that costs a hundredth of the time: where everything is slow, explaining it all
+would make it slower. So is one request in ten seconds whatever it took, as a sample, for explaining
+reads all recorders and takes milliseconds; one a second if both leave as traces (tracing).
 """
 
 from __future__ import annotations
 
 import random
 from collections import deque
+from time import monotonic
 from typing import Any, Final
 
 from actors import messages
@@ -25,6 +27,8 @@ from transport.recorder import Kind, Record, fields_since
 KEPT_MAX: Final = 50
 OPEN_MAX: Final = 1000
 EXPLAINED_PER_TURN: Final = 2
+SHARE_MAX: Final = 0.01
+CREDIT_SECONDS_MAX: Final = 0.05  # some ten of them one after the other, after a quiet time
 SAMPLE_SECONDS: Final = 10.0
 OFTEN_SECONDS: Final = 1.0
 _TAGS: Final = {cls: tag for tag, cls in WIRE.items()}
@@ -49,6 +53,8 @@ class SlowRequests:
         self._seen = board.words[board.recorder(name)]
         self._open: dict[tuple[int, int], Record] = {}
         self._next_sample = 0.0
+        self._credit = CREDIT_SECONDS_MAX
+        self._credited = 0.0
         self._slow: deque[dict[str, Any]] = deque(maxlen=KEPT_MAX)
         self._samples: deque[dict[str, Any]] = deque(maxlen=KEPT_MAX)
         rate = int(context.config.get("distributed_tracing_sampling_rate") or 0)
@@ -68,8 +74,8 @@ class SlowRequests:
         self._seen = newest
         found.sort(key=lambda one: -one[1])
         slow = [sent for sent, took in found if 0 < self._threshold_ns <= took]
-        told = [self._explained(sent) for sent in slow[:EXPLAINED_PER_TURN]]
-        for one in filter(None, told):
+        told = self._explain_some(slow, now)
+        for one in told:
             self._slow.append(one)
             self._log.warning("slow request", requests=one["requests"], verdict=one["verdict"])
             self._trace(one)
@@ -82,7 +88,23 @@ class SlowRequests:
                 self._samples.append(sample)
                 if self._sampler.wants():
                     self._trace(sample)
-        return [one for one in told if one]
+        return told
+
+    def _explain_some(self, slow: list[Record], now: float) -> list[dict[str, Any]]:
+        """Explain the slowest as far as the credit goes; its unit is the seconds that takes."""
+        earned = (now - self._credited) * SHARE_MAX
+        self._credit = min(CREDIT_SECONDS_MAX, self._credit + earned)
+        self._credited = now
+        told = []
+        for sent in slow[:EXPLAINED_PER_TURN]:
+            if self._credit <= 0.0:
+                break
+            began = monotonic()
+            explained = self._explained(sent)
+            self._credit -= monotonic() - began
+            if explained is not None:
+                told.append(explained)
+        return told
 
     def _trace(self, explained: dict[str, Any]) -> None:
         if self._traces is not None:

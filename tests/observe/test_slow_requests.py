@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from tests.observe.test_explain import Story, put
 from tests.supervisor.toys import eventually
 from transport.context import ActorContext
 from transport.log import Logger
+from transport.recorder import Record
 
 
 @pytest.fixture
@@ -96,6 +98,31 @@ def test_only_so_many_are_kept(story: Story) -> None:
         watching.look(float(now))
 
     assert len(watching.to_list()["slow"]) == KEPT_MAX
+
+
+def test_where_everything_is_slow_only_some_of_it_is_explained(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watching = slow(story, 0.001)
+    explain_one = watching._explained
+    clock = [0.0]
+
+    def takes_20_ms(sent: Record) -> dict[str, Any] | None:
+        clock[0] += 0.02
+        return explain_one(sent)
+
+    monkeypatch.setattr("actors.slow_requests.monotonic", lambda: clock[0])
+    monkeypatch.setattr(watching, "_explained", takes_20_ms)
+    told = []
+    for turn in range(20):
+        put(story)
+        told.append(len(watching.look(1.0 + turn / 10)))
+    put(story)
+    later = watching.look(60.0)
+
+    assert told[0] == 1
+    assert sum(told) == 4  # 50 ms of credit, and 2 s earn 20 ms
+    assert len(later) == 1
 
 
 @pytest.mark.e2e
