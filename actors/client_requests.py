@@ -12,12 +12,13 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from actors.metrics import GatewayMetric
-from api.interceptors import Interceptor
+from api.interceptors import HAS_LEADER, Interceptor
 from kv.errors import INVALID_CLIENT_API_VERSION, NOT_SUPPORTED_FOR_LEARNER, Status
 from transport.counters import Board, Cell
 
 PAIRS_MAX: Final = 12
 REMEMBERED_MAX: Final = 100
+VERSION: Final = b"client-api-version"
 UNCOUNTED: Final = (INVALID_CLIENT_API_VERSION, NOT_SUPPORTED_FOR_LEARNER)
 _VERSION: Final = re.compile(rb"(\d{1,3})\.(\d{1,3})\.(\d{1,3})")
 
@@ -30,20 +31,34 @@ class ClientRequests:
     ) -> None:
         """`streams` are the paths of methods that are not unary."""
         self._intercept = interceptor
+        self._status = interceptor.status
         self._streams = frozenset(streams)
         self._words = board.words
         self._own = board.block(name) + Cell.METRICS + GatewayMetric.CLIENT_REQUESTS
         self._words[self._own] = what(None, is_stream=False)
         self._words[self._own + 2] = what(None, is_stream=True)
         self._places: dict[tuple[bytes | None, bool], int] = {}  # -> word of the count
+        self._passing: dict[tuple[bytes | None, bytes], int] = {}  # (version, path) -> the same
 
     def __call__(self, path: bytes, fields: Mapping[bytes, bytes]) -> Status | None:
-        """Decide over a call, and count it."""
+        """Decide over a call, and count it; every call comes through here, so no step too many."""
+        version = fields.get(VERSION)
+        place = self._passing.get((version, path))
+        if place is None or HAS_LEADER in fields or self._status.is_learner:
+            return self._decide(path, fields, version)
+        self._words[place] += 1
+        return None
+
+    def _decide(
+        self, path: bytes, fields: Mapping[bytes, bytes], version: bytes | None
+    ) -> Status | None:
         refused = self._intercept(path, fields)
         if refused is None or refused not in UNCOUNTED:
-            key = fields.get(b"client-api-version"), path in self._streams
+            key = version, path in self._streams
             place = self._places.get(key) or self._place(*key)
             self._words[place] += 1
+            if refused is None and key in self._places:
+                self._passing[version, path] = place
         return refused
 
     def _place(self, version: bytes | None, is_stream: bool) -> int:

@@ -56,6 +56,7 @@ class KvService:
 
     def __init__(self, backend: Backend, *, max_txn_ops: int, max_request_bytes: int) -> None:
         self._backend = backend
+        self._status = backend.status()
         self._max_txn_ops = max_txn_ops
         self._max_request_bytes = max_request_bytes
 
@@ -90,7 +91,7 @@ class KvService:
         request = self._checked(RangeRequest, call, data, check_range_request)
         if request is None:
             return
-        if not request.serializable and self._backend.status().is_learner:
+        if not request.serializable and self._status.is_learner:
             call.fail(NOT_SUPPORTED_FOR_LEARNER)
             return
         if not is_small(request):

@@ -22,7 +22,7 @@ from actors.metrics import (
 )
 from api.grpc import Method
 from api.interceptors import Interceptor
-from kv.errors import Code
+from kv.errors import NO_LEADER, NOT_SUPPORTED_FOR_LEARNER, Code
 from tests.actors.boards import make_board
 from transport.counters import Board, Cell
 
@@ -275,6 +275,19 @@ def test_requests_are_counted_by_the_clients_version_in_all_gateways(member: Mem
     seen = [count("unary", f"9.9.{n}") for n in range(PAIRS - 4)]
     assert seen == [1] * (PAIRS - 4)
     assert count("unary", "unknown") == 3 + 1 + 300 - len(seen)
+
+
+def test_a_call_like_one_that_passed_is_decided_anew_where_it_matters(member: Member) -> None:
+    told = {b"client-api-version": b"3.5.1"}
+    requests = ClientRequests(member.board, "gateway-0", Interceptor(member.status), [])
+    assert requests(PUT, told) is None
+    assert requests(PUT, told) is None
+
+    assert requests(PUT, told | {b"hasleader": b"true"}) == NO_LEADER
+    member.status.is_learner = True
+    assert requests(PUT, told) == NOT_SUPPORTED_FOR_LEARNER
+    member.status.is_learner = False
+    assert requests(PUT, told) is None
 
 
 def test_a_histogram_is_cumulative_in_etcds_buckets(member: Member) -> None:
