@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from actors.metrics import GatewayMetric
-from api.interceptors import HAS_LEADER, Interceptor
+from api.interceptors import Interceptor
 from kv.errors import INVALID_CLIENT_API_VERSION, NOT_SUPPORTED_FOR_LEARNER, Status
 from transport.counters import Board, Cell
 
@@ -31,7 +31,6 @@ class ClientRequests:
     ) -> None:
         """`streams` are the paths of methods that are not unary."""
         self._intercept = interceptor
-        self._status = interceptor.status
         self._streams = frozenset(streams)
         self._words = board.words
         self._own = board.block(name) + Cell.METRICS + GatewayMetric.CLIENT_REQUESTS
@@ -44,7 +43,7 @@ class ClientRequests:
         """Decide over a call, and count it; every call comes through here, so no step too many."""
         version = fields.get(VERSION)
         place = self._passing.get((version, path))
-        if place is None or HAS_LEADER in fields or self._status.is_learner:
+        if place is None or not self._intercept.is_plain(fields):
             return self._decide(path, fields, version)
         self._words[place] += 1
         return None

@@ -52,19 +52,23 @@ class Seen(Protocol):
 class Interceptor:
     """Decides over calls of one member."""
 
-    __slots__ = ("status",)
+    __slots__ = ("_status",)
 
     def __init__(self, status: Seen) -> None:
-        self.status = status
+        self._status = status
+
+    def is_plain(self, fields: Mapping[bytes, bytes]) -> bool:
+        """Whether nothing but path and client API version decides over a call."""
+        return HAS_LEADER not in fields and not self._status.is_learner
 
     def __call__(self, path: bytes, fields: Mapping[bytes, bytes]) -> Status | None:
         """Return why a call with these headers is refused; None if it is not."""
-        if self.status.is_learner and path not in LEARNER_METHODS:
+        if self._status.is_learner and path not in LEARNER_METHODS:
             return NOT_SUPPORTED_FOR_LEARNER
         version = fields.get(b"client-api-version")
         if version is not None and not version.isascii() and not _is_text(version):
             return INVALID_CLIENT_API_VERSION
-        if requires_leader(fields.get(HAS_LEADER)) and not self.status.leader:
+        if requires_leader(fields.get(HAS_LEADER)) and not self._status.leader:
             return NO_LEADER
         return None
 

@@ -251,6 +251,12 @@ def is_stopped(pid: int) -> bool:
     return bool(words) and words[0] in "Tt"
 
 
+def can_run(pid: int) -> bool:
+    """Tell whether there is such a process, neither stopped nor dead."""
+    words = _stat(pid)
+    return bool(words) and words[0] not in "TtZX"
+
+
 def _stat(pid: int) -> list[str]:
     """Return /proc/PID/stat from the state on; empty if there is no such process."""
     try:

@@ -15,7 +15,7 @@ from rich.pretty import Pretty
 from rich.table import Table
 from rich.text import Text
 
-from control.observe import MemberView, is_stopped
+from control.observe import MemberView, can_run
 from control.recorder import duration
 from transport.control import ControlClient, ControlTimeoutError
 from transport.counters import Cell
@@ -47,13 +47,19 @@ def ask_actor(
 ) -> dict[str, Any] | None:
     """Return an actor's answer to a command; None if it does not answer in time.
 
-    That is `within` seconds, or TIMEOUT_SECONDS, and then a stopped process is not waited for.
+    That is `within` seconds whatever becomes of it; or TIMEOUT_SECONDS, and then nobody waits for a
+    process that is stopped, or that ends or is replaced meanwhile.
     """
-    if within is None and is_stopped(view.board.get(name, Cell.PID)):
+    pid = view.board.get(name, Cell.PID)
+
+    def may_answer() -> bool:
+        return within is not None or (view.board.get(name, Cell.PID) == pid and can_run(pid))
+
+    if not may_answer():
         return None
     client = ControlClient(view.run_dir / f"{name}.ctl")
     try:
-        return client.ask(cmd, within or TIMEOUT_SECONDS, **arguments)
+        return client.ask(cmd, within or TIMEOUT_SECONDS, may_answer=may_answer, **arguments)
     except ControlTimeoutError:
         return None
     finally:

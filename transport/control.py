@@ -7,6 +7,7 @@ A request is a MessagePack map with `cmd`; the answer is a map, with `error` if 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,7 @@ import zmq
 
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
 REQUEST_BYTES_MAX: Final = 64 << 10
+LOOK_SECONDS: Final = 0.05
 
 
 class ControlTimeoutError(Exception):
@@ -90,11 +92,24 @@ class ControlClient:
         except zmq.Again:
             return
 
-    def ask(self, cmd: str, timeout: float = 1.0, **arguments: Any) -> dict[str, Any]:
-        """Return the answer. Raises ControlTimeoutError after `timeout` seconds."""
+    def ask(
+        self,
+        cmd: str,
+        timeout: float = 1.0,
+        *,
+        may_answer: Callable[[], bool] = lambda: True,
+        **arguments: Any,
+    ) -> dict[str, Any]:
+        """Return the answer. Raises ControlTimeoutError after `timeout` seconds.
+
+        Or as soon as it is seen that whoever was asked can answer no more: `may_answer()`.
+        """
         self.tell(cmd, **arguments)
-        if not self._socket.poll(int(timeout * 1000)):
-            raise ControlTimeoutError(cmd)
+        until = time.monotonic() + timeout
+        while not self._socket.poll(int(min(LOOK_SECONDS, timeout) * 1000)):
+            timeout = until - time.monotonic()
+            if timeout <= 0.0 or not may_answer():
+                raise ControlTimeoutError(cmd)
         answer: dict[str, Any] = msgpack.unpackb(self._socket.recv_multipart()[-1])
         return answer
 

@@ -163,14 +163,9 @@ class Peers:
         for member_id, lane, payload in zip(to, lanes, payloads, strict=True):
             link = self.links.get(member_id)
             too_long = len(payload) + HEADER.size + 4 > self.settings.frame_bytes_max
+            if too_long:
+                self._tell_too_long(now, member_id, len(payload))
             if link is None or too_long:
-                if too_long and now >= self._next_log:  # a bug, and sending it again is no cure
-                    self._next_log = now + LOG_SECONDS
-                    self._log.error(
-                        "dropped a message that is longer than a frame",
-                        remote_peer_id=f"{member_id:x}",
-                        bytes=len(payload),
-                    )
                 self._note_dropped(link, [lane])
                 continue
             fault = self.faults.of(member_id, now) if table else None
@@ -199,6 +194,16 @@ class Peers:
             if dropped:
                 self._note_dropped(link, dropped)
         return None if fault is not None and fault.paused else connection
+
+    def _tell_too_long(self, now: float, member_id: int, size: int) -> None:
+        """Log it, once a second at most: it is a bug, and sending it again is no cure."""
+        if now >= self._next_log:
+            self._next_log = now + LOG_SECONDS
+            self._log.error(
+                "dropped a message that is longer than a frame",
+                remote_peer_id=f"{member_id:x}",
+                bytes=size,
+            )
 
     def _note_dropped(self, link: Link | None, lanes: Sequence[int]) -> None:
         self.dropped += len(lanes)

@@ -296,6 +296,7 @@ def test_a_cut_ends_by_itself_and_none_is_longer_than_an_hour(
     run(pair, lambda: second.word(TransportMetric.ACTIVE_PEERS) == 1)
 
     for seconds in (0, -1, 4000):
-        answer = first.control.ask("cut", PATIENCE_SECONDS, **{"for": seconds})
+        order: dict[str, Any] = {"for": seconds}
+        answer = first.control.ask("cut", PATIENCE_SECONDS, **order)
         assert f"not {seconds} s" in answer["error"]
     assert "ratio must be" in first.control.ask("drop", PATIENCE_SECONDS, ratio=-1)["error"]

@@ -27,6 +27,31 @@ def test_a_watcher_is_told_what_happens_after_it_came(bench: Bench) -> None:
     assert bench.client.flushes == 1
 
 
+class Keeper(Client):
+    """Keeps what it is given as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: dict[Watcher, list[bytes]] = {}
+
+    def take(self, watcher: Watcher, revision: int, events: list[bytes], size: int) -> bool:
+        self.given[watcher] = events
+        return super().take(watcher, revision, events, size)
+
+
+@pytest.mark.parametrize("options", [0, PREV_KV])
+def test_events_are_encoded_once_for_all_who_ask_alike(bench: Bench, options: int) -> None:
+    bench.client = Keeper()
+    watchers = [bench.watch(b"a", options=options) for _ in range(3)]
+    bench.loop.run()
+
+    bench.write(a=b"1")
+
+    first, *others = (bench.client.given[watcher] for watcher in watchers)
+    assert first
+    assert all(events is first for events in others)
+
+
 def test_what_nobody_watches_is_not_read(bench: Bench) -> None:
     for _ in range(3):
         bench.write(a=b"1")

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -15,7 +15,7 @@ import pytest
 from tests.cluster import Cluster, ClusterMember
 from tests.cluster_faults.history import History
 from tests.cluster_faults.load import Load, Probe
-from tests.cluster_faults.timing import DEFAULT_ELECTION_SECONDS, FAST
+from tests.cluster_faults.timing import ELECTION_SECONDS, FAST
 
 pytestmark = pytest.mark.e2e
 
@@ -53,13 +53,6 @@ def huge_frame(chance: Random) -> bytes:
     ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", 4) + b"PUSH"
     handshake = GREETING + b"NULL" + bytes(16 + 1 + 31) + b"\x04" + bytes([len(ready)]) + ready
     return handshake + b"\x02" + struct.pack(">Q", 3 << 30) + chance.randbytes(65536)
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Members with the default timeouts: no busy machine may hold an election for the attack."""
-    with Cluster(tmp_path_factory.mktemp("cluster")) as running:
-        yield running
 
 
 ATTACKS: tuple[Callable[[Random], bytes], ...] = (
@@ -127,7 +120,7 @@ def test_garbage_at_the_peer_ports_changes_nothing(cluster: Cluster) -> None:
     )
     assert (cluster.leader(), cluster.term()) == (leader, term)
     assert not load.errors
-    assert gap < DEFAULT_ELECTION_SECONDS
+    assert gap < ELECTION_SECONDS
     assert [member.actors() for member in cluster.members] == before
     assert max(grown) < 256 << 20
     if cluster.is_trouped:
@@ -156,7 +149,7 @@ def test_a_member_of_another_cluster_that_dials_us_is_refused(
             for stranger in strangers.members[:2]:
                 stranger.wait_ready()
             strangers.client(strangers.members[0]).put(b"theirs", b"1")
-            time.sleep(2 * DEFAULT_ELECTION_SECONDS)
+            time.sleep(2 * ELECTION_SECONDS)
             load.wait_for(10)
         theirs = strangers.status(strangers.members[0])
         ours = cluster.client(cluster.members[0]).get(b"theirs")

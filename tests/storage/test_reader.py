@@ -342,7 +342,8 @@ def test_a_walk_past_many_versions_is_cut_in_slices(
     driver.close()
 
 
-def test_scans_wait_for_a_free_connection(tmp_path: Path) -> None:
+def test_scans_wait_for_a_free_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_module, "STEP_SECONDS", 60.0)  # one step is enough on any machine
     driver = filled(tmp_path)
     driver.put("a")
     pool = driver.reader._pool
@@ -353,6 +354,7 @@ def test_scans_wait_for_a_free_connection(tmp_path: Path) -> None:
     assert lent[0] is not None
     pool.give_back(lent[0])
 
+    assert scan.step()
     assert response(scan).count == 1
     driver.close()
 

@@ -130,3 +130,10 @@ def test_a_successor_takes_over_the_place_of_a_dead_one(path: Path, client: Cont
     serve(path)
 
     assert client.ask("ping", PATIENCE_SECONDS) == {}
+
+
+def test_nobody_waits_for_who_can_answer_no_more(client: ControlClient) -> None:
+    lives = iter([True, True, False])
+
+    with pytest.raises(ControlTimeoutError):
+        client.ask("ping", 3600.0, may_answer=lambda: next(lives))

@@ -192,7 +192,7 @@ def test_after_a_blackhole_messages_flow_again_at_once(tmp_path: Path) -> None:
             world[1].send([2], [Lane.APPEND], [b"healed"])
             seconds = world.run(lambda: b"healed" in world[2].received.payloads)
 
-            assert seconds < 0.8  # a dial or two, not a back-off
+            assert seconds < 0.4
         finally:
             proxy.close()
 
