@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -91,11 +92,13 @@ class RootInbox:
             self._wait(self._next_tick - now)
 
     def _wait(self, seconds: float) -> None:
-        watched = [self._wake_read, self._log_fd, self._nursery.fileno()]
-        ready, _, _ = select.select(watched, [], [], seconds)
+        poll, zygote = select.poll(), self._nursery.fileno()
+        for descriptor in (self._wake_read, self._log_fd, zygote):
+            poll.register(descriptor, select.POLLIN)
+        ready = {descriptor for descriptor, _ in poll.poll(math.ceil(seconds * 1000))}
         if self._log_fd in ready:
             self._messages.append(LogWritten(os.read(self._log_fd, LOG_BYTES)))
-        if self._nursery.fileno() in ready:
+        if zygote in ready:
             self._messages += [ChildForked(*answer) for answer in self._nursery.answers()]
         if self._wake_read in ready:
             for number in os.read(self._wake_read, 4096):
