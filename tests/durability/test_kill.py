@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -93,7 +93,7 @@ def kill_actors(folder: Path, actors: Sequence[str], count: int, seed: int) -> N
     for place, actor in enumerate(actors):
         struck = done[place :: len(actors)]
         acknowledged = sum(load.acknowledged for load in struck)
-        errors = {error: n for load in struck for error, n in load.errors.items()}
+        errors = dict(sum((Counter(load.errors) for load in struck), Counter()))
         print(  # noqa: T201
             f"{actor}: {len(struck)} kills, {acknowledged} acknowledged, errors {errors}"
         )
