@@ -4,9 +4,10 @@ A gateway with clearly more connections than the least loaded living one leaves 
 others (RULES B5). The least loaded one that lives always accepts, so nobody waits for long; a
 frozen or dead gateway is not counted, so nobody waits for it.
 
-A *standby* takes clients only while none of the others lives. Addresses that serve pages alone are
-the other way round: the standby has them, so that no scrape holds up clients, and the others only
-while no standby lives.
+A *standby* takes clients while none of the others lives. Where it has a core to run on it takes its
+share of many as well; a few stay together, for what comes at one gateway travels in one batch.
+Addresses that serve pages alone are the other way round: the standby has them, so that no scrape
+holds up clients, and the others only while no standby lives.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from transport.counters import Board, Cell, State
 
 SLACK_CONNECTIONS: Final = 4
 SLACK_SHARE: Final = 8
+TOGETHER_CONNECTIONS: Final = 16  # as many stay at one gateway: smaller batches cost puts more
 LIVING_SECONDS: Final = 0.25  # two turns of a gateway's loop and a half
 PATIENCE_SECONDS: Final = 2.0  # a standby that starts with the member lets the others come up
 
@@ -26,8 +28,10 @@ PATIENCE_SECONDS: Final = 2.0  # a standby that starts with the member lets the 
 class Balance:
     """One gateway's view of the others, by the board. Knows no clock."""
 
-    def __init__(self, board: Board, name: str, standbys: Collection[str] = ()) -> None:
-        """`standbys` are the names of all gateways that stand by."""
+    def __init__(
+        self, board: Board, name: str, standbys: Collection[str] = (), *, shares: bool = False
+    ) -> None:
+        """`standbys` are the names of all gateways that stand by; `shares` says they may share."""
         self._words = board.words
         self._own = board.block(name) + Cell.CONNECTIONS
         self._turns = board.block(name) + Cell.METRICS + GatewayMetric.TURNS
@@ -38,9 +42,11 @@ class Balance:
         }
         self._standbys = {board.block(other) for other in standbys if other != name}
         self._stands_by = name in standbys
+        self._shares = shares
         self._patient = self._stands_by and board.get(name, Cell.INCARNATION) <= 1
         self._patient_until: float | None = None
         self._living: list[int] = []
+        self._helping: list[int] = []
         self._standby_lives = False
         self._words[self._own] = 0
 
@@ -66,22 +72,28 @@ class Balance:
             if up and now - moved < LIVING_SECONDS:
                 living.append(block)
         self._standby_lives = any(block in self._standbys for block in living)
+        ready = {block for block in living if words[block + Cell.METRICS + GatewayMetric.READY]}
         self._living = [
             block + Cell.CONNECTIONS
             for block in living
-            if block not in self._standbys
-            and (self._stands_by or words[block + Cell.METRICS + GatewayMetric.READY])
+            if block not in self._standbys and (self._stands_by or block in ready)
         ]
+        self._helping = [block + Cell.CONNECTIONS for block in ready if block in self._standbys]
 
     def may_accept(self, connections: int) -> bool:
         """Tell the others how many clients there are here, and whether one more is welcome."""
         words = self._words
         words[self._own] = connections
+        least = min([words[place] for place in self._living], default=0)
         if self._stands_by:
-            return not (self._living or self._patient)
-        if not self._living:
+            if not self._living:
+                return not self._patient
+            return self._shares and connections <= least >= TOGETHER_CONNECTIONS
+        if self._shares and connections >= TOGETHER_CONNECTIONS and self._helping:
+            helpers = min([words[place] for place in self._helping])
+            least = min(least, helpers) if self._living else helpers
+        elif not self._living:
             return True
-        least = min([words[place] for place in self._living])
         return connections <= least + max(SLACK_CONNECTIONS, least // SLACK_SHARE)
 
     def may_take_pages(self) -> bool:

@@ -7,6 +7,7 @@ them is for balance.py to say.
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import socket
 import time
@@ -40,7 +41,8 @@ class Front:
         first = int(context.config["gateways"])
         standbys = int(context.config["standby_gateways"])
         names = [f"gateway-{slot}" for slot in range(first, first + standbys)]
-        self._balance = Balance(board, context.name, names)
+        cores = len(os.sched_getaffinity(0))
+        self._balance = Balance(board, context.name, names, shares=cores > 1)
         words = board.block(context.name) + Cell.METRICS
         self._received_before = board.words[words + GatewayMetric.RECEIVED_BYTES]
         self._sent_before = board.words[words + GatewayMetric.SENT_BYTES]

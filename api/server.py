@@ -34,6 +34,7 @@ SEND_BYTES: Final = 256 * 1024  # taken from a connection at a time
 WRITE_HIGH_WATER: Final = 1024 * 1024
 ACCEPTS_PER_TURN: Final = 64
 ACCEPT_PAUSE: Final = 0.1  # after an accept that failed for want of descriptors
+LEAVE_PAUSE: Final = 0.005  # after a client was left to others who may accept
 CLOSE_TIMEOUT: Final = 10.0  # without any of a connection's last bytes leaving
 WAIT_STEP: Final = 0.01
 TIMER_HORIZON: Final = 30.0  # so that a timer keeps what has ended no longer
@@ -365,6 +366,7 @@ class ClientServer:
         for _ in range(ACCEPTS_PER_TURN):
             if self.may_accept is not None and not self.may_accept(self.connections):
                 self.pause_accept()
+                self._loop.call_later(LEAVE_PAUSE, self.resume_accept)  # it may be ours after all
                 return
             try:
                 client, _ = sock.accept()

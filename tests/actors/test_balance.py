@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from actors.balance import LIVING_SECONDS, PATIENCE_SECONDS, SLACK_CONNECTIONS, Balance
+from actors.balance import (
+    LIVING_SECONDS,
+    PATIENCE_SECONDS,
+    SLACK_CONNECTIONS,
+    TOGETHER_CONNECTIONS,
+    Balance,
+)
 from actors.metrics import GatewayMetric
 from tests.actors.boards import make_board
 from transport.counters import Board, Cell, State
@@ -104,13 +110,13 @@ def test_a_successor_starts_with_no_clients(desk: Desk) -> None:
 class Pair:
     """A member with one gateway and a standby, at its beginning; both are balances."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, *, shares: bool = False) -> None:
         self.board = board
         self.now = 100.0
         for name in ("gateway-0", OTHER):
             board.set(name, Cell.STATE, State.STARTING)
-        self.gateway = Balance(board, "gateway-0", [OTHER])
-        self.standby = Balance(board, OTHER, [OTHER])
+        self.gateway = Balance(board, "gateway-0", [OTHER], shares=shares)
+        self.standby = Balance(board, OTHER, [OTHER], shares=shares)
         self._look("gateway-0", OTHER)
 
     def _look(self, *living: str) -> None:
@@ -131,6 +137,19 @@ class Pair:
         """Whether the gateway and the standby take clients."""
         return self.gateway.may_accept(1000), self.standby.may_accept(0)
 
+    def arrive(self, clients: int) -> tuple[int, int]:
+        """Have clients come one by one; return who took how many, the standby asked first."""
+        at_gateway = at_standby = 0
+        for _ in range(clients):
+            if self.standby.may_accept(at_standby):
+                at_standby += 1
+            else:
+                assert self.gateway.may_accept(at_gateway), "nobody takes a client"
+                at_gateway += 1
+            self.standby.may_accept(at_standby)
+            self.gateway.may_accept(at_gateway)
+        return at_gateway, at_standby
+
     @property
     def pages(self) -> tuple[bool, bool]:
         """Whether they take connections to addresses that serve pages alone."""
@@ -140,6 +159,62 @@ class Pair:
 @pytest.fixture
 def pair(tmp_path: Path) -> Pair:
     return Pair(make_board(tmp_path))
+
+
+@pytest.fixture
+def sharing(tmp_path: Path) -> Pair:
+    """The same where both have a core; all is up."""
+    pair = Pair(make_board(tmp_path), shares=True)
+    for name in ("gateway-0", OTHER):
+        pair.board.set(name, Cell.METRICS + GatewayMetric.READY, 1)
+    pair.pass_time(1.0, "gateway-0", OTHER)
+    return pair
+
+
+def test_a_few_clients_stay_together(sharing: Pair) -> None:
+    assert sharing.arrive(TOGETHER_CONNECTIONS) == (TOGETHER_CONNECTIONS, 0)
+
+
+def test_the_standby_takes_its_share_of_many_clients(sharing: Pair) -> None:
+    assert sharing.arrive(2 * TOGETHER_CONNECTIONS) == (TOGETHER_CONNECTIONS,) * 2
+
+    at_gateway, at_standby = sharing.arrive(101)
+
+    assert abs(at_gateway - at_standby) <= SLACK_CONNECTIONS + 1
+
+
+def test_the_gateway_leaves_further_clients_to_a_standby_that_has_fewer(sharing: Pair) -> None:
+    assert sharing.gateway.may_accept(TOGETHER_CONNECTIONS - 1)
+    assert not sharing.gateway.may_accept(TOGETHER_CONNECTIONS)
+
+    sharing.standby.may_accept(TOGETHER_CONNECTIONS - SLACK_CONNECTIONS)
+
+    assert sharing.gateway.may_accept(TOGETHER_CONNECTIONS)
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"), [(Cell.PID, 0), (Cell.METRICS + GatewayMetric.READY, 0)]
+)
+def test_nobody_waits_for_a_standby_that_does_not_serve(
+    sharing: Pair, cell: int, value: int
+) -> None:
+    sharing.board.set(OTHER, cell, value)
+    sharing.pass_time(STEP, "gateway-0", OTHER)
+
+    assert sharing.gateway.may_accept(1000)
+
+
+def test_nobody_waits_for_a_frozen_standby(sharing: Pair) -> None:
+    sharing.pass_time(2 * LIVING_SECONDS, "gateway-0")
+
+    assert sharing.gateway.may_accept(1000)
+
+
+def test_on_one_core_the_gateway_has_all_clients(pair: Pair) -> None:
+    pair.board.set(OTHER, Cell.METRICS + GatewayMetric.READY, 1)
+    pair.pass_time(1.0, "gateway-0", OTHER)
+
+    assert pair.arrive(100) == (100, 0)
 
 
 def test_clients_are_the_gateways_and_pages_the_standbys(pair: Pair) -> None:

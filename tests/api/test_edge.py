@@ -238,6 +238,22 @@ def test_a_server_that_may_not_accept_leaves_clients_waiting(
     assert held_back == 2
 
 
+def test_a_client_left_to_others_is_taken_once_it_is_ours(loop: asyncio.AbstractEventLoop) -> None:
+    server, port = serve(loop)
+    asked: list[int] = []
+
+    def is_ours(connections: int) -> bool:
+        asked.append(connections)
+        return len(asked) > 2
+
+    server.may_accept = is_ours
+    with socket.create_connection(("127.0.0.1", port)):
+        loop.run_until_complete(until(lambda: server.connections == 1))
+    loop.run_until_complete(server.shutdown(0.0))
+
+    assert asked[:3] == [0, 0, 0]
+
+
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE):
         while not condition():
