@@ -9,12 +9,13 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
+from actors.balance import TOGETHER_CONNECTIONS
 from actors.metrics import GatewayMetric
 from control import fault
 from control.observe import MemberView
@@ -182,6 +183,30 @@ def test_who_came_to_the_standby_stays_and_the_next_ones_go_to_the_gateway(
 
     assert all(answers)
     assert counts == (len(late), 1)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < CORES, reason="one core is nobody's to share")
+def test_many_clients_are_shared_and_none_of_a_crowd_waits(
+    member: Member, view: MemberView
+) -> None:
+    eventually(lambda: clients_of(view, GATEWAY) == clients_of(view, STANDBY) == 0, "nobody")
+    crowd = 6 * TOGETHER_CONNECTIONS
+
+    def shares() -> list[int]:
+        return [clients_of(view, name) for name in (GATEWAY, STANDBY)]
+
+    with ExitStack() as clients:
+        made = [clients.enter_context(Client(member.endpoint)) for _ in range(crowd)]
+        began = time.monotonic()
+        asked = [one.begin(pb.PutRequest(key=b"a"), wait=True) for one in made]
+        answers = [answer().ok for answer in asked]
+        took = time.monotonic() - began
+        eventually(lambda: sum(shares()) == crowd, "all are counted, each once")
+        least = min(shares())
+
+    assert all(answers)
+    assert took < ANSWER_SECONDS_MAX
+    assert least >= crowd // 3
 
 
 def test_scrapes_are_the_standbys_and_clients_the_gateways(
