@@ -80,20 +80,21 @@ class Balance:
         ]
         self._helping = [block + Cell.CONNECTIONS for block in ready if block in self._standbys]
 
+    def tell(self, connections: int) -> None:
+        """Tell the others how many clients there are here."""
+        self._words[self._own] = connections
+
     def may_accept(self, connections: int) -> bool:
         """Tell the others how many clients there are here, and whether one more is welcome."""
-        words = self._words
-        words[self._own] = connections
-        least = min([words[place] for place in self._living], default=0)
+        self.tell(connections)
+        others = self._living
+        if self._shares and not self._stands_by and connections >= TOGETHER_CONNECTIONS:
+            others = others + self._helping
+        if not others:
+            return not self._patient
+        least = min([self._words[place] for place in others])
         if self._stands_by:
-            if not self._living:
-                return not self._patient
             return self._shares and connections <= least >= TOGETHER_CONNECTIONS
-        if self._shares and connections >= TOGETHER_CONNECTIONS and self._helping:
-            helpers = min([words[place] for place in self._helping])
-            least = min(least, helpers) if self._living else helpers
-        elif not self._living:
-            return True
         return connections <= least + max(SLACK_CONNECTIONS, least // SLACK_SHARE)
 
     def may_take_pages(self) -> bool:

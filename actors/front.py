@@ -86,16 +86,12 @@ class Front:
         self._clients.flush()
 
     def look(self, now: float, *, leaderless: bool) -> None:
-        """End streams that lack a leader; take clients unless others have few; tell the board."""
+        """End streams that lack a leader; see which gateways live; tell the board."""
         clients = self._clients
         if leaderless:
             clients.end_leaderless()
         self._balance.look(now)
-        if self._balance.may_accept(clients.connections):
-            clients.resume_accept()
-        if self._balance.may_take_pages():
-            for pages in self._pages.values():
-                pages.resume_accept()
+        self._balance.tell(clients.connections)
         self._metric(GatewayMetric.RECEIVED_BYTES, self._received_before + clients.bytes_received)
         self._metric(GatewayMetric.SENT_BYTES, self._sent_before + clients.bytes_sent)
 

@@ -290,8 +290,8 @@ class ClientServer:
     `accept_failures` in all, `bytes_received`, `bytes_sent`, and those of each Method.
     `clock` must be the monotonic clock that deadlines are read against. `on_rejected(peer, why)`
     hears of clients that fail the TLS handshake. `may_accept(connections)` is asked before each
-    accept; on False accepting pauses until `resume_accept`. `intercept` decides over every call of
-    connections made after it was set.
+    accept; on False the client is left to others, and it is asked again LEAVE_PAUSE later.
+    `intercept` decides over every call of connections made after it was set.
     """
 
     def __init__(

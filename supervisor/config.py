@@ -162,7 +162,7 @@ class Config:
     peer_curve_secret_file: str
     peer_curve_allow_dir: str
     # Derived
-    standby_gateways: int  # beside `gateways`: they take clients while none of those lives
+    standby_gateways: int  # beside `gateways`; see actors/balance.py
     initial_cluster_text: str  # the flag as given, or as made from the name
     auto_compaction_seconds: float  # history to keep in mode periodic, 0: all
     auto_compaction_revisions: int  # history to keep in mode revision, 0: all

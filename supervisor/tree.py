@@ -95,7 +95,7 @@ STAGE: Final = (
 
 
 GATEWAY_REASON: Final = "holds clients' memory: the first to go when there is none left"
-STANDBY_REASON: Final = "takes clients while no gateway before it lives, and pages at any time"
+STANDBY_REASON: Final = "takes clients while no other lives, its share of many, pages at any time"
 
 
 def gateway(slot: int, reason: str = GATEWAY_REASON) -> ChildSpec:
