@@ -25,7 +25,6 @@ import msgpack
 from actors.base import handles, run
 from actors.call_counts import CallCounts
 from actors.cluster_version import ClusterVersion
-from actors.cpu_wait import CpuWait
 from actors.debug_pages import ActorPages
 from actors.exposition import MemberCollector
 from actors.front import Front
@@ -108,7 +107,6 @@ class Gateway(LoopActor):
         self._slow = SlowRequests(context, self.board, self.log)
         self._no_space = False
         self._overloaded = False
-        self._gathering = False
         self._generation = 0
 
     def have(self, sender: str) -> int:
@@ -159,25 +157,11 @@ class Gateway(LoopActor):
         now = time.monotonic()
         self._look_at_member()
         self.header.term = self._status.term
-        self._flush_proposals(now)
+        self._proposals.flush(now)
         self._lease_calls.flush(now)
         self._reads.flush(now)
         self._hub.read_now()
         self._front.flush()
-
-    def _flush_proposals(self, now: float) -> None:
-        """Propose what the turn brought; where CPUs are busy, what some milliseconds brought."""
-        if self._status.is_sole_voter:  # its batches cost nobody else anything
-            self._proposals.flush(now)
-            return
-        self._cpu.look(now)
-        pause = self._proposals.flush(now, self._cpu.spacing)
-        if pause and not self._gathering:
-            self._gathering = True
-            self.later(pause, self._gathered)
-
-    def _gathered(self) -> None:
-        self._gathering = False
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -231,7 +215,6 @@ class Gateway(LoopActor):
     def _start_member(self, config: Mapping[str, Any]) -> None:
         status, reader, proposals = self._status, self._reader, self._proposals
         status.refresh(reader)
-        self._cpu = CpuWait()
         self._publisher = Publisher(
             proposals,
             reader,

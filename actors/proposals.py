@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import Any, Final, Protocol
 
 from actors.messages import Propose
@@ -134,7 +133,6 @@ class Proposals:
         self._outstanding_bytes = 0
         self._mark_sent = 0
         self._idle_since: float | None = None
-        self._proposed_at = -inf
 
     def __len__(self) -> int:
         return self._queued + self._outstanding
@@ -163,21 +161,12 @@ class Proposals:
         """Queue one request for the next batch."""
         (self._urgent if op in URGENT else self._queue).add(op, request, answer)
 
-    def flush(self, now: float, spacing: float = 0.0) -> float:
-        """Propose what is queued, as far as the credit goes; what nobody waits for is dropped.
-
-        While something is unanswered batches leave `spacing` seconds apart. Returns in how many
-        seconds to flush again for that; 0.0 when nothing is kept back.
-        """
-        if self._queue and self._batches and not self._urgent:
-            wait = self._proposed_at + spacing - now
-            if wait > 0.0:
-                return wait
+    def flush(self, now: float) -> None:
+        """Propose what is queued, as far as the credit goes; what nobody waits for is dropped."""
         while self.open and self._queued and self._outstanding < CREDIT_REQUESTS:
             if self._outstanding_bytes >= CREDIT_BYTES:
                 break
             self._propose_batch(now)
-        return 0.0
 
     def _propose_batch(self, now: float) -> None:
         ops = bytearray()
@@ -202,7 +191,6 @@ class Proposals:
         payload = encode_batch(self.session, mark, first_id, kinds, requests)
         self._mark_sent = mark
         self._idle_since = None
-        self._proposed_at = now
         count = len(requests)
         self._batches[first_id] = _Batch(
             first_id,

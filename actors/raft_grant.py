@@ -1,9 +1,9 @@
 """The time-limited leadership grant under which lessor and compactor may act (RULES A6).
 
-The deadline is absolute on CLOCK_BOOTTIME: the moment a round of heartbeats was *sent* that a
-quorum answered, plus one election timeout. The round is a read index of our own, so it proves the
-same as any linearizable read. A grant that lies in a frozen actor's mailbox has run out when it
-wakes.
+The deadline is absolute on CLOCK_BOOTTIME: the moment a read index of our own was asked for that a
+quorum confirmed, plus one election timeout. Who confirms has heard of us since then, by a heartbeat
+or an answer to a read of its own (raft/read_only.py), and votes for nobody else for that long. A
+grant that lies in a frozen actor's mailbox has run out when it wakes.
 """
 
 from __future__ import annotations

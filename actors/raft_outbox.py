@@ -7,6 +7,8 @@ needless or takes them along, which saves every member a round of messages:
 - entries for a member that a quorum does not need (raft_quorum.py): they leave with the next ones;
 - to such a member also heartbeats that only confirm leadership for reads: mostly the others have
   confirmed it before one is due. One leaves in each heartbeat interval all the same;
+- where CPUs are busy, such heartbeats also to a member that asks for reads itself: its next request
+  confirms ours as well (raft/read_only.py);
 - an answer that says what the one before it said, as every answer to news of a commit does.
 
 Entries are not held from a member that has clients, which it says by forwarding proposals or
@@ -67,6 +69,7 @@ class _Held:
     beat_round: int = 0
     beat_sent: float = -inf
     clients_until: float = -inf
+    asks_until: float = -inf
     answered: MsgAppResp | None = None
     """The last answer that was sent, if it was no rejection."""
     repeat: MsgAppResp | None = None
@@ -110,6 +113,10 @@ class Outbox:
         held.clients_until = now + CLIENTS_SECONDS
         if held.append is not None:
             held.append_due = now
+
+    def asks(self, member: int, now: float) -> None:
+        """A member asks for reads: it is likely to ask again soon."""
+        self._held.setdefault(member, _Held()).asks_until = now + CONFIRM_SECONDS
 
     def forget(self) -> None:
         """Drop what was held: this member leads no more."""
@@ -212,7 +219,8 @@ class Outbox:
         if held is None:
             held = self._held[message.to] = _Held()
         recent = now - held.beat_sent < self._beat_seconds
-        if message.context and recent and self._followers.is_spare(message.to):
+        spared = now < held.asks_until or self._followers.is_spare(message.to)
+        if message.context and recent and spared:
             if held.beat is None:
                 held.beat_due = now + CONFIRM_SECONDS
                 held.beat_round = int.from_bytes(message.context, "little")

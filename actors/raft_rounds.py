@@ -5,9 +5,9 @@ one is under way waits for its end, as batches wait for the fdatasync of a singl
 the cluster, the more each round carries. Nothing waits for long, since a round may be slow for
 reasons that further rounds don't add to: distance, or a member that does not answer.
 
-Where the CPUs are busy, rounds of entries keep a distance as well, up to some milliseconds, if more
-came than one carried (cpu_wait.py): there a round is slow because of all the others, and fewer of
-them carry as much. One client that waits for each answer is never held up.
+Where the CPUs are busy, rounds keep a distance as well, of up to some milliseconds, if more came
+than one carried (cpu_wait.py): there a round is slow because of all the others, and fewer of them
+carry as much. One client that waits for each answer is never held up.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from raft.messages import Message, MsgProp, MsgReadIndex
 from raft.raw_node import RawNode
 
 HOLD_SECONDS: Final = 0.005
+READS_APART_MAX: Final = 0.003
 
 
 class Rounds:
@@ -66,7 +67,7 @@ class Intake:
     """What clients ask for, here and through other members, on its way into raft.
 
     A member that does not lead passes on what it gets, but asks its leader for one read index at a
-    time, as etcd does.
+    time, as etcd does. A leader answers at once where no round is needed (raft/read_only.py).
     """
 
     def __init__(
@@ -94,16 +95,24 @@ class Intake:
         self.copies = Copies()
         self._props: list[MsgProp] = []
         self._asked: list[MsgReadIndex] = []
+        self._vouched: list[MsgReadIndex] = []
 
     def __len__(self) -> int:
-        return len(self.proposals) + len(self._props) + len(self.reads.new) + len(self._asked)
+        forwarded = len(self._props) + len(self._asked) + len(self._vouched)
+        return len(self.proposals) + len(self.reads.new) + forwarded
 
     def forwarded(self, received: MsgProp | MsgReadIndex, now: float) -> None:
         """Another member passes on what its clients ask for."""
-        if self._node.is_leader:
+        leads = self._node.is_leader
+        if leads:
             self._outbox.has_clients(received.from_, now)
         if isinstance(received, MsgProp):
             self._props.append(received)
+        elif leads and not self._node.needs_round(received):
+            self._vouched.append(received)
+            self._cpu.look(now)
+            if self._cpu.spacing:
+                self._outbox.asks(received.from_, now)
         else:
             self._asked.append(received)
 
@@ -129,6 +138,10 @@ class Intake:
                 self._take_up_reads(now, leads=leads)
             else:
                 again = min(again, self._read_rounds.due(over))
+        # After our own, so that the answers tell of these.
+        vouched, self._vouched = self._vouched, []
+        for request in vouched:
+            self._step(request)
         return dropped, again
 
     def _take_up_entries(self, now: float, *, leads: bool) -> int:
@@ -168,4 +181,6 @@ class Intake:
         context = self.reads.round()
         if context is not None:
             self._node.read_index(context)
-        self._read_rounds.begun(self._node.raft.read_only.asked if leads else 1, now)
+        self._cpu.look(now)
+        goal = self._node.raft.read_only.asked if leads else 1
+        self._read_rounds.begun(goal, now, min(self._cpu.spacing, READS_APART_MAX))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from raft import membership
 from raft.config import DEBUG, ERROR, INFO, WARN, ReadOnlyOption
 from raft.describe import describe_conf_state
@@ -95,11 +97,21 @@ def on_read_index(r: Raft, message: MsgReadIndex) -> None:
     if r.lead == NONE:
         r.trace(INFO, f"{r.id:x} no leader at term {r.term}; dropping index reading msg")
         return
-    r.send(MsgReadIndex(r.lead, message.from_ or r.id, 0, message.context))
+    if message.from_ == NONE:
+        r.send(MsgReadIndex(r.lead, r.id, 0, message.context, r.term, r.read_only.heard))
+    else:
+        r.send(replace(message, to=r.lead))
 
 
 def on_read_index_resp(r: Raft, message: MsgReadIndexResp) -> None:
-    """Note the leader's answer to a read of ours."""
+    """Note the leader's answer to a read of ours, and what it says of others' reads.
+
+    Unlike in etcd's raft it is as good as a heartbeat: what we say next of those reads tells the
+    leader that until then we had heard of it, and that its lease has begun anew.
+    """
+    r.election_elapsed = 0
+    if message.newest:
+        r.read_only.heard = message.newest
     r.read_states.append(ReadState(message.index, message.context))
 
 

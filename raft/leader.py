@@ -23,6 +23,7 @@ from raft.messages import (
 )
 from raft.node import TYPE_NORMAL, Raft
 from raft.progress import PROBE, REPLICATE, SNAPSHOT, Progress
+from raft.quorum import VoteResult
 from raft.replication import (
     bcast_append,
     bcast_heartbeat,
@@ -197,11 +198,7 @@ def on_heartbeat_resp(r: Raft, message: MsgHeartbeatResp) -> None:
     # A probe goes out even when nothing is missing: its answer ends the probing.
     if progress.match < r.log.last_index() or progress.state is PROBE:
         send_append(r, message.from_)
-    if r.read_only.option is not ReadOnlyOption.SAFE or not message.context:
-        return
-    r.read_only.recv_ack(message.from_, message.context)
-    for request, index in r.read_only.maybe_advance(r.tracker.config):
-        respond_to_read(r, request, index)
+    _acknowledge_reads(r, message.from_, message.context)
 
 
 def on_snap_status(r: Raft, message: MsgSnapStatus) -> None:
@@ -287,6 +284,8 @@ def on_read_index(r: Raft, message: MsgReadIndex) -> None:
     Until an entry of this term is committed the commit index may be older than what an earlier
     leader has committed (Raft thesis, 6.4): reads wait, also with a single voter.
     """
+    if message.follows == r.term:
+        _acknowledge_reads(r, message.from_, message.acknowledges)
     if r.committed_entry_in_current_term():
         _confirm_read(r, message)
     else:
@@ -301,14 +300,31 @@ def release_pending_reads(r: Raft) -> None:
             _confirm_read(r, message)
 
 
+def needs_round(r: Raft, message: MsgReadIndex) -> bool:
+    """Tell whether a quorum's word for this read is still to come (see read_only.py)."""
+    if r.tracker.singleton == r.id or r.read_only.option is ReadOnlyOption.LEASE_BASED:
+        return False
+    if message.follows != r.term:
+        return True
+    return r.tracker.vote_result({r.id: True, message.from_: True}) is not VoteResult.WON
+
+
 def _confirm_read(r: Raft, message: MsgReadIndex) -> None:
     committed = r.log.committed
-    if r.tracker.singleton == r.id or r.read_only.option is ReadOnlyOption.LEASE_BASED:
+    if not needs_round(r, message):
         respond_to_read(r, message, committed)
         return
     r.read_only.add_request(committed, message)
-    r.read_only.recv_ack(r.id, r.read_only.heartbeat_context())
+    r.read_only.recv_ack(r.id, r.read_only.newest())
     bcast_heartbeat(r)
+
+
+def _acknowledge_reads(r: Raft, from_: int, position: bytes) -> None:
+    if r.read_only.option is not ReadOnlyOption.SAFE or not position:
+        return
+    r.read_only.recv_ack(from_, position)
+    for request, index in r.read_only.maybe_advance(r.tracker.config):
+        respond_to_read(r, request, index)
 
 
 def respond_to_read(r: Raft, request: MsgReadIndex, index: int) -> None:
@@ -316,7 +332,8 @@ def respond_to_read(r: Raft, request: MsgReadIndex, index: int) -> None:
     if request.from_ in (NONE, r.id):
         r.read_states.append(ReadState(index, request.context))
     else:
-        r.send(MsgReadIndexResp(request.from_, r.id, r.term, index, request.context))
+        newest = r.read_only.newest()
+        r.send(MsgReadIndexResp(request.from_, r.id, r.term, index, request.context, newest))
 
 
 def _trace_stranger(r: Raft, message: Message) -> None:

@@ -217,23 +217,30 @@ class MsgForgetLeader:
 
 @message
 class MsgReadIndex:
-    """Ask for a commit index no older than now. `context` is unique for ever."""
+    """Ask for a commit index no older than now. `context` is unique for ever.
+
+    From another member: in term `follows` it followed when it sent this (0: unknown), and then it
+    knew of the leader's reads up to `acknowledges` (ReadOnly.newest).
+    """
 
     to: int
     from_: int
     term: int
     context: bytes = b""
+    follows: int = 0
+    acknowledges: bytes = b""
 
 
 @message
 class MsgReadIndexResp:
-    """`index` answers the MsgReadIndex of `context`."""
+    """`index` answers the MsgReadIndex of `context`; `newest` is for the next one's word."""
 
     to: int
     from_: int
     term: int
     index: int = 0
     context: bytes = b""
+    newest: bytes = b""
 
 
 @message

@@ -17,6 +17,7 @@ from raft import membership
 from raft.change import Change, ConfChange, ConfChangeType, encode
 from raft.config import Config
 from raft.errors import InvariantError, StepLocalMessageError, StepPeerNotFoundError
+from raft.leader import needs_round
 from raft.messages import (
     LOCAL_APPEND_THREAD,
     LOCAL_APPLY_THREAD,
@@ -159,6 +160,10 @@ class RawNode:
     def read_index(self, context: bytes) -> None:
         """Ask for a ReadState with this context, which is unique for ever. It may get lost."""
         step(self.raft, MsgReadIndex(NONE, NONE, 0, context))
+
+    def needs_round(self, request: MsgReadIndex) -> bool:
+        """Tell of a leader whether it must hear of others before it answers a read."""
+        return needs_round(self.raft, request)
 
     def transfer_leader(self, to: int) -> None:
         """Ask that `to` become the leader."""

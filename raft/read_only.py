@@ -4,6 +4,15 @@ Each read gets the next position; a heartbeat carries the position of the newest
 context, and a follower's answer acknowledges all reads up to it. What a quorum has acknowledged
 is confirmed. Positions begin anew with every term, and messages of another term never get here,
 so a context can't be mistaken for an older one.
+
+A follower's own request (MsgReadIndex) is such a word too, beyond what etcd's raft takes from it:
+
+- For the read it asks for: the follower was in our term when it asked, so it had voted for no later
+  leader, and neither have we until now. If we two are a quorum, nobody led a later term when the
+  read began, and our commit index holds all that was acknowledged by then: no round is needed.
+- For the reads it has heard of: our answers tell the newest position, and its next request gives
+  that back, as an answer to a heartbeat does. Like a heartbeat, our answer has begun the follower's
+  lease anew. It says nothing of reads it had not heard of, however late it arrives.
 """
 
 from __future__ import annotations
@@ -25,13 +34,15 @@ class ReadOnly:
     - An acknowledgement never exceeds the last position.
     """
 
-    __slots__ = ("_acks", "_confirmed", "_unconfirmed", "option")
+    __slots__ = ("_acks", "_confirmed", "_unconfirmed", "heard", "option")
 
     def __init__(self, option: ReadOnlyOption) -> None:
         self.option = option
         self._acks: dict[int, int] = {}
         self._confirmed = 0
         self._unconfirmed: deque[tuple[MsgReadIndex, int]] = deque()
+        self.heard = b""
+        """As follower: the newest read our leader has told us of, in this term."""
 
     @property
     def confirmed(self) -> int:
@@ -53,14 +64,14 @@ class ReadOnly:
         """Note a read that came while the commit index was `index`."""
         self._unconfirmed.append((request, index))
 
-    def heartbeat_context(self) -> bytes:
-        """Return what a heartbeat carries: the newest position, nothing if no read waits."""
+    def newest(self) -> bytes:
+        """Return what heartbeats and answers carry: the newest position, nothing if none waits."""
         if not self._unconfirmed:
             return b""
         return (self._confirmed + len(self._unconfirmed)).to_bytes(8, "little")
 
     def recv_ack(self, from_: int, context: bytes) -> None:
-        """Note the answer to a heartbeat that had this context; one never sent is ignored."""
+        """Note that a member knew of reads up to this position; one never sent is ignored."""
         position = int.from_bytes(context, "little")
         if position <= self._confirmed + len(self._unconfirmed):
             self._acks[from_] = max(self._acks.get(from_, 0), position)

@@ -89,7 +89,7 @@ def _maybe_send_snapshot(r: Raft, to: int, progress: Progress) -> bool:
 
 def bcast_heartbeat(r: Raft) -> None:
     """Send a heartbeat to everybody, with the newest read that waits."""
-    context = r.read_only.heartbeat_context()
+    context = r.read_only.newest()
     for id_, progress in r.tracker.progress.items():
         if id_ == r.id:
             continue

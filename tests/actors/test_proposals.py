@@ -79,26 +79,6 @@ def test_everything_of_a_turn_is_one_message(proposals: Proposals, wire: Wire) -
     assert wire.batches()[0].first_id == 1
 
 
-def test_what_comes_soon_after_a_batch_without_answer_is_gathered(
-    proposals: Proposals, wire: Wire
-) -> None:
-    put_all(proposals, 1)
-    assert proposals.flush(10.0, 0.008) == 0.0, "nothing is under way: a lone client never waits"
-    assert proposals.flush(10.001, 0.008) == 0.0, "nothing is queued"
-
-    for moment, wait in ((10.002, 0.006), (10.004, 0.004)):
-        put_all(proposals, 1)
-        assert proposals.flush(moment, 0.008) == pytest.approx(wait)
-    assert proposals.flush(10.0081, 0.008) == 0.0
-    put_all(proposals, 1)
-    assert proposals.flush(10.009) == 0.0, "no spacing"
-    put_all(proposals, 1)
-    proposals.add(Op.LEASE_REVOKE, b"revoke", Asker())
-    assert proposals.flush(10.010, 0.008) == 0.0, "a revocation does not wait"
-
-    assert [message.count for message in wire.sent] == [1, 2, 1, 2]
-
-
 def test_results_reach_those_who_asked_in_order(proposals: Proposals) -> None:
     askers = put_all(proposals, 3)
     proposals.flush(0.0)

@@ -294,6 +294,30 @@ def test_a_spare_member_is_asked_when_reads_are_not_confirmed_in_time() -> None:
     assert wire.spare == {2}
 
 
+def test_a_member_that_asks_for_reads_confirms_ours_when_it_asks_again() -> None:
+    wire = Wire()
+    outbox = wire.outbox()
+    outbox.add(MsgHeartbeat(2, 1, 1, 5))
+    outbox.flush(10.0)
+    wire.sent.clear()
+    outbox.asks(2, 10.0)
+
+    outbox.add(beat(2, 1))
+    assert outbox.flush(10.0) == (set(), 10.0 + CONFIRM_SECONDS)
+    wire.confirmed = 1
+    outbox.flush(10.0 + 0.001)
+    assert (wire.sent, outbox.holding) == ([], False)
+
+    outbox.add(beat(2, 2))
+    outbox.flush(10.0 + 0.002)
+    outbox.flush(10.0 + 0.002 + CONFIRM_SECONDS)
+    assert wire.sent == [beat(2, 2)], "it did not ask again"
+
+    outbox.add(beat(2, 3))
+    outbox.flush(10.0 + 0.003 + CONFIRM_SECONDS)
+    assert wire.sent == [beat(2, 2), beat(2, 3)], "and is not expected to any more"
+
+
 def test_a_spare_member_hears_a_heartbeat_in_each_interval() -> None:
     wire = Wire()
     wire.spare = {3}

@@ -6,7 +6,7 @@ from math import inf
 from typing import Any
 
 from actors.raft_reads import READS_ASKED_MAX, ReadsAsked
-from actors.raft_rounds import HOLD_SECONDS, Intake, Rounds
+from actors.raft_rounds import HOLD_SECONDS, READS_APART_MAX, Intake, Rounds
 from kv.batch import Op, batch_name, encode_batch
 from raft.errors import ProposalDroppedError
 from raft.messages import Message, MsgProp, MsgReadIndex
@@ -32,6 +32,7 @@ class Core:
         self.proposed: list[bytes] = []
         self.contexts: list[bytes] = []
         self.stepped: list[Message] = []
+        self.contexts_at_step = 0
 
     def last_index(self) -> int:
         return self.last
@@ -52,11 +53,15 @@ class Core:
 
     def step(self, message: Message) -> None:
         self.stepped.append(message)
+        self.contexts_at_step = len(self.contexts)
         if self.is_leader:
             if isinstance(message, MsgProp):
                 self.append([entry.data for entry in message.entries])
             else:
                 self.asked += 1
+
+    def needs_round(self, request: MsgReadIndex) -> bool:
+        return request.follows != self.term
 
     def read_index(self, context: bytes) -> None:
         self.contexts.append(context)
@@ -69,6 +74,7 @@ class Desk:
     def __init__(self, core: Core) -> None:
         self.core = core
         self.has_clients_at: list[tuple[int, float]] = []
+        self.asks_at: list[tuple[int, float]] = []
         self.told: list[tuple[int, int]] = []
         node: Any = core
         outbox: Any = self
@@ -86,6 +92,9 @@ class Desk:
 
     def has_clients(self, member: int, now: float) -> None:
         self.has_clients_at.append((member, now))
+
+    def asks(self, member: int, now: float) -> None:
+        self.asks_at.append((member, now))
 
     def forwarded(self, member: int, last_index: int) -> None:
         self.told.append((member, last_index))
@@ -191,6 +200,53 @@ def test_reads_wait_for_the_confirmation_under_way_and_entries_do_not() -> None:
 
     assert desk.core.asked == 3
     assert not desk.intake
+
+
+def test_a_read_that_needs_no_round_is_answered_at_once_and_after_our_own() -> None:
+    desk = Desk(Core())
+    desk.reads.note("gateway-0", 1)
+    desk.intake.take_up(NOW)
+    request = MsgReadIndex(1, 3, 0, b"theirs", follows=2)
+    desk.intake.forwarded(request, SOON)
+
+    assert len(desk.intake) == 1
+    assert desk.intake.take_up(SOON) == (0, inf), "it does not wait for our round"
+    assert desk.core.stepped == [request]
+
+    desk.core.confirmed = 2
+    desk.reads.note("gateway-0", 2)
+    desk.intake.forwarded(request, LATE)
+    desk.core.stepped.clear()
+    desk.intake.take_up(LATE)
+    assert desk.core.contexts_at_step == 2, "our own read is asked first, so the answer tells of it"
+    assert desk.asks_at == []
+
+
+def test_on_busy_cpus_who_asks_for_reads_is_expected_to_ask_again() -> None:
+    desk = Desk(Core())
+    desk.spacing = 0.01
+
+    desk.intake.forwarded(MsgReadIndex(1, 3, 0, b"theirs", follows=2), NOW)
+
+    assert desk.asks_at == [(3, NOW)]
+
+
+def test_on_busy_cpus_rounds_of_reads_keep_apart_a_little() -> None:
+    desk = Desk(Core(leads=False))
+    desk.spacing = 0.01
+    desk.reads.note("gateway-0", 1)
+    desk.intake.take_up(NOW)
+    desk.reads.note("gateway-0", 2)
+    desk.intake.take_up(NOW)  # has to wait for the round
+    desk.reads.answered(desk.core.contexts[0])
+    begun = NOW + 0.001
+    assert desk.intake.take_up(begun) == (0, inf)
+    desk.reads.answered(desk.core.contexts[1])
+    desk.reads.note("gateway-0", 3)
+
+    assert desk.intake.take_up(begun + 0.001) == (0, begun + READS_APART_MAX)
+    assert desk.intake.take_up(begun + READS_APART_MAX) == (0, inf)
+    assert len(desk.core.contexts) == 3
 
 
 def test_who_does_not_lead_passes_proposals_on_at_once() -> None:

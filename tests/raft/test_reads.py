@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from raft.change import ConfChange, ConfChangeType
 from raft.config import ReadOnlyOption
-from raft.messages import MsgHeartbeatResp
+from raft.messages import MsgHeartbeat, MsgHeartbeatResp, MsgReadIndexResp, MsgVote
 from raft.state import HardState
-from tests.raft.network import Network, Server
+from tests.raft.network import ELECTION_TICK, Network, Server
 
 
 def test_a_single_voter_does_not_read_before_its_first_commit() -> None:
@@ -98,3 +99,106 @@ def test_a_lease_answers_at_once() -> None:
     leader.read_index(b"r")
 
     assert [r.context for r in leader.ready().read_states] == [b"r"]
+
+
+def test_a_followers_request_is_its_own_word_where_two_are_a_quorum() -> None:
+    network = Network(3)
+    leader = network.elect(1)
+
+    network[2].node.read_index(b"r")
+    (request,) = network[2].pump()
+    leader.step(request)
+    (answer,) = network[1].pump()
+    network[2].node.step(answer)
+    network[2].pump()
+
+    assert [(r.index, r.context) for r in network[2].reads] == [(1, b"r")]
+
+
+def test_of_five_others_are_asked_too() -> None:
+    network = Network(5)
+    leader = network.elect(1)
+
+    network[2].node.read_index(b"r")
+    (request,) = network[2].pump()
+    leader.step(request)
+
+    assert {type(message) for message in network[1].pump()} == {MsgHeartbeat}
+
+
+def test_a_learners_request_is_no_word_of_a_voter() -> None:
+    network = Network(3)
+    leader = network.elect(1)
+    leader.propose_conf_change(ConfChange(ConfChangeType.ADD_LEARNER_NODE, 3))
+    network.settle()
+    assert leader.raft.tracker.progress[3].is_learner
+
+    network[3].node.read_index(b"r")
+    (request,) = network[3].pump()
+    leader.step(request)
+
+    assert {type(message) for message in network[1].pump()} == {MsgHeartbeat}
+
+
+def test_a_request_of_another_term_needs_a_round() -> None:
+    network = Network(3)
+    network.elect(1)
+    network[2].node.read_index(b"r")
+    (request,) = network[2].pump()
+    network.elect(3)
+    network.elect(1)
+
+    network[1].node.step(request)
+
+    assert {type(message) for message in network[1].pump()} == {MsgHeartbeat}
+
+
+def test_what_a_follower_has_heard_of_is_confirmed_by_its_next_request() -> None:
+    network = Network(3)
+    leader = network.elect(1)
+    network[2].node.read_index(b"early")
+    (early,) = network[2].pump()
+    leader.read_index(b"ours")
+    network[1].pump()  # heartbeats that get lost
+
+    leader.step(early)  # sent before our read began, so it says nothing of that
+    (answer,) = network[1].pump()
+    assert network[1].reads == []
+    network[2].node.step(answer)
+    network[2].node.read_index(b"next")
+    (following,) = [m for m in network[2].pump() if m.to == 1]
+    leader.step(following)
+    network[1].pump()
+
+    assert [(r.index, r.context) for r in network[1].reads] == [(1, b"ours")]
+
+
+def test_what_was_heard_in_an_earlier_term_is_forgotten() -> None:
+    network = Network(3)
+    leader = network.elect(1)
+    leader.read_index(b"ours")
+    network[2].node.step(MsgReadIndexResp(2, 1, 1, 1, b"r", leader.raft.read_only.newest()))
+    assert network[2].node.raft.read_only.heard
+
+    network.elect(3)
+
+    assert not network[2].node.raft.read_only.heard
+
+
+def test_an_answer_begins_the_followers_lease_anew() -> None:
+    network = Network(3, check_quorum=True, pre_vote=True)
+    leader = network.elect(1)
+    for _ in range(ELECTION_TICK - 1):
+        network[2].node.tick()
+    leader.read_index(b"ours")
+    network[1].pump()  # heartbeats that get lost
+
+    network[2].node.read_index(b"theirs")
+    (request,) = network[2].pump()
+    leader.step(request)
+    (answer,) = network[1].pump()
+    network[2].node.step(answer)
+    network[2].node.tick()
+    network[2].node.step(MsgVote(2, 3, 2, 9, 9))
+
+    assert network[2].node.raft.term == 1, "whoever confirms our read now votes for nobody else"

@@ -15,6 +15,7 @@ import kv.apply
 import kv.machine
 import raft.leader
 import raft.log
+import raft.raw_node
 import raft.step
 import raft.tracker
 import storage.wal
@@ -74,6 +75,26 @@ def reads_without_a_round() -> list[Change]:
         raft.leader.respond_to_read(r, message, r.log.committed)
 
     return [(raft.leader, "_confirm_read", at_once)]
+
+
+def requests_vouch_for_everybody() -> list[Change]:
+    """A leader takes a follower's request for the word of a quorum, however many that needs."""
+    needs_round = raft.leader.needs_round
+
+    def trusting(r: Any, message: Any) -> bool:
+        return not message.follows and needs_round(r, message)
+
+    return [(raft.leader, "needs_round", trusting), (raft.raw_node, "needs_round", trusting)]
+
+
+def requests_acknowledge_what_they_never_heard_of() -> list[Change]:
+    """A leader takes a follower's request for its word on all reads that wait when it arrives."""
+    on_read_index = raft.leader.on_read_index
+
+    def generous(r: Any, message: Any) -> None:
+        on_read_index(r, replace(message, acknowledges=r.read_only.newest()))
+
+    return _handlers(on_read_index, generous)
 
 
 def reads_before_the_first_commit() -> list[Change]:
@@ -234,6 +255,8 @@ MUTANTS: Final[tuple[Callable[[], list[Change]], ...]] = (
     votes_before_fsync,
     acknowledgements_before_fsync,
     reads_without_a_round,
+    requests_vouch_for_everybody,
+    requests_acknowledge_what_they_never_heard_of,
     reads_before_the_first_commit,
     old_terms_are_committed,
     no_log_matching,

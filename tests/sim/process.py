@@ -30,6 +30,7 @@ import actors.raft_roles
 import storage.wal
 import storage.wal_replay
 from actors.base import Actor
+from actors.cpu_wait import SPACING_MAX
 from storage.wal_errors import WalDiskError
 from transport.counters import BLOCK_WORDS, Cell
 from transport.mailbox import Flush, Tick
@@ -378,6 +379,17 @@ class SimSyncer:
         """See SyncThread."""
 
 
+class SimCpuWait:
+    """Stands in for actors.cpu_wait.CpuWait: the CPUs of a process are idle, or busy by chance."""
+
+    def __init__(self) -> None:
+        chance = MACHINE.process.world.chance
+        self.spacing = chance.choice((0.0, chance.uniform(0.0, SPACING_MAX)))
+
+    def look(self, now: float) -> None:
+        """See CpuWait."""
+
+
 class NullLog:
     """A logger that says nothing."""
 
@@ -452,6 +464,7 @@ def installed() -> Iterator[None]:
         (Actor, "on_receive", _receive),
         (raft_node, "recover", lambda context, log, at: MACHINE.process.member.recover(at)),
         (raft_node, "random", chance),
+        (raft_node, "CpuWait", SimCpuWait),
         (actors.raft_elections, "random", chance),
         (actors.raft_reads, "random", chance),
         (actors.raft_log, "SyncThread", SimSyncer),
