@@ -87,16 +87,6 @@ def requests_vouch_for_everybody() -> list[Change]:
     return [(raft.leader, "needs_round", trusting), (raft.raw_node, "needs_round", trusting)]
 
 
-def requests_acknowledge_what_they_never_heard_of() -> list[Change]:
-    """A leader takes a follower's request for its word on all reads that wait when it arrives."""
-    on_read_index = raft.leader.on_read_index
-
-    def generous(r: Any, message: Any) -> None:
-        on_read_index(r, replace(message, acknowledges=r.read_only.newest()))
-
-    return _handlers(on_read_index, generous)
-
-
 def reads_before_the_first_commit() -> list[Change]:
     """A new leader answers ReadIndex before an entry of its term is committed."""
 
@@ -256,7 +246,6 @@ MUTANTS: Final[tuple[Callable[[], list[Change]], ...]] = (
     acknowledgements_before_fsync,
     reads_without_a_round,
     requests_vouch_for_everybody,
-    requests_acknowledge_what_they_never_heard_of,
     reads_before_the_first_commit,
     old_terms_are_committed,
     no_log_matching,
