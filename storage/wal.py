@@ -85,6 +85,8 @@ class Wal:
         """The segment before, if it is not known durable: its descriptor, and its end by number."""
         self._snapshot_sequence = 0  # behind the record of the newest snapshot
         self._covered_before = state.snapshot.index  # by the snapshot before, which is durable
+        self._named = False
+        """Whether the name of the last segment is known durable: none before it goes until then."""
         self._start = 0  # where the segment's first record after its header stands, if known
         self._next = following
         self._directory = segments[-1].path.parent
@@ -334,11 +336,14 @@ class Wal:
         while 0 < keep < len(self._segments) and self._segments[1].next_index <= index + 1:
             if len(self._segments) == 2 and self._finished is not None:
                 break  # it is still to be synced
-            with self._lock:
-                oldest = self._segments.pop(0)
-                self._state.index.forget(self._segments[0].number)
-            removed.append(oldest.path.name)
             try:
+                if not self._named:
+                    self._files.sync_directory(self._directory)
+                    self._named = True
+                with self._lock:
+                    oldest = self._segments.pop(0)
+                    self._state.index.forget(self._segments[0].number)
+                removed.append(oldest.path.name)
                 self._remove(oldest)
             except OSError as error:
                 raise disk_error(error, "removing a segment") from error
@@ -412,7 +417,9 @@ class Wal:
         final = self._directory / segment_name(number, next_index)
         try:
             written = self._files.pwrite(descriptor, parts, 0)
-            # Not synced: a lost rename leaves a .next file with a good header, which open() adopts.
+            # Not synced: a lost rename leaves a .next file with a good header, which open() adopts
+            # behind the segment before.
+            self._named = False
             self._files.rename(path, final)
         except OSError as error:
             refused = self._refused(error, "rolling")

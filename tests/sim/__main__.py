@@ -33,6 +33,7 @@ POINTS: Final = (
     "killed in the middle of a turn: snapshotter",
     "leader elected",
     "log ahead of the database at start",
+    "log opened whose roll was not synced",
     "log resumed behind its beginning",
     "member ended by its disk",
     "message held in a cut link delivered",

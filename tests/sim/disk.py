@@ -105,9 +105,6 @@ class SimFiles:
         thing = self._live.things.get(str(old))
         if thing is None:
             raise FileNotFoundError(old)
-        replaced = self._live.things.get(str(new))
-        if replaced is not None:
-            self._change(new, replaced, old=str(new))
         self._change(new, thing, old=str(old), new=str(new))
 
     def unlink(self, path: Path) -> None:

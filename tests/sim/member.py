@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from tests.sim.cluster import Cluster
 
 LOG: Final = Path("/wal")
-SEGMENT_BYTES: Final = 1 << 14
+SEGMENT_BYTES: Final = (1 << 14, 768)
+"""One of these; with small ones the log often rolls while what it leaves is not synced."""
 
 
 class Member:
@@ -40,6 +41,7 @@ class Member:
         self.world = cluster.world
         self.id = id_
         self.config = cluster.config
+        self._segment_bytes = self.world.chance.choice(SEGMENT_BYTES)
         self.rate = 1.0
         self._began = (0.0, 0.0)
         self.slow_sync = 0.0
@@ -88,7 +90,7 @@ class Member:
     def create(self, founders: Sequence[int]) -> None:
         """Make the data directory: with the initial configuration, or empty for one that joins."""
         with self.processes["raft-node"].running():
-            wal = Wal.create(LOG, b"", self.files, segment_bytes=SEGMENT_BYTES)
+            wal = Wal.create(LOG, b"", self.files, segment_bytes=self._segment_bytes)
             entries = []
             for index, member in enumerate(founders, start=1):
                 context = encode_member_change(("add", MemberFacts(member)))
@@ -108,7 +110,9 @@ class Member:
     def recover(self, resume_at: int) -> Recovered:
         """Open the log and see what the database has: actors.recovery.recover, in memory."""
         self.files.forget_descriptors()
-        wal, replay = Wal.open(LOG, self.files, segment_bytes=SEGMENT_BYTES, resume_at=resume_at)
+        wal, replay = Wal.open(
+            LOG, self.files, segment_bytes=self._segment_bytes, resume_at=resume_at
+        )
         if replay.resumed:
             self.world.point("log resumed behind its beginning")
         if replay.cut_bytes:

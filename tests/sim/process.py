@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 NAMES: Final = ("raft-node", "applier", "gateway-0", "snapshotter", "transport", "lessor")
 BATCH_MAX: Final = 256
+READ_TAIL: Final = storage.wal_replay.Opening._read_tail
 
 
 class ProcessKilledError(BaseException):
@@ -423,6 +424,18 @@ def _receive(actor: Any, message: Any) -> None:
     actor._bound[type(message)](message)
 
 
+def _read_tail(opening: Any) -> Any:
+    """Stand in for Opening._read_tail: do the same, and note what an unsynced roll has left."""
+    segments = len(opening._found)
+    found = READ_TAIL(opening)
+    point = MACHINE.process.world.point
+    if opening._behind:
+        point("log opened whose roll was not synced")
+    if len(opening._found) < segments:
+        point("segment dropped that began behind lost records")
+    return found
+
+
 def context_of(process: Process, config: dict[str, Any]) -> SimpleNamespace:
     """Return what an actor is constructed with."""
     return SimpleNamespace(
@@ -470,6 +483,7 @@ def installed() -> Iterator[None]:
         (actors.raft_log, "SyncThread", SimSyncer),
         (storage.wal, "os", elsewhere),
         (storage.wal_replay, "os", elsewhere),
+        (storage.wal_replay.Opening, "_read_tail", _read_tail),
         (actors.applier, "time", _Watching()),
         (actors.applier, "Ballast", _Ballast),
         (actors.applier, "open_or_create", lambda directory: _database().open()),

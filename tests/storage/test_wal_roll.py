@@ -179,6 +179,18 @@ def test_a_segment_that_is_to_be_synced_is_not_released(tmp_path: Path) -> None:
     assert [e.index for e in reopen(tmp_path)[1].entries] == [UNSYNCED + 1]
 
 
+def test_no_segment_goes_before_the_name_of_the_newest_is_durable(tmp_path: Path) -> None:
+    files = RecordingFiles(open_journal(tmp_path / "io"))
+    wal = create(tmp_path, files)
+    fill(wal, 1, 50)
+    wal.save_snapshot(SnapshotMetadata(48, 1))
+
+    assert len(wal.release(48, keep=1)) > 3
+
+    assert wrong_images(tmp_path, [entry(49, size=1000)]) == []
+    wal.close()
+
+
 def test_what_a_killed_process_left_unsynced_in_two_segments_is_made_durable(
     tmp_path: Path,
 ) -> None:

@@ -54,7 +54,10 @@ class Folder:
 
 @dataclass(slots=True, eq=False)
 class NameChange:
-    """`thing` gets the name `new`, or loses the name `old`, or both (a rename)."""
+    """`thing` gets the name `new`, or loses the name `old`, or both (a rename).
+
+    What had that name before has none then: that is one change, as rename(2) promises.
+    """
 
     number: int
     folder: Folder
@@ -192,9 +195,6 @@ class _Play:
         elif kind == Kind.MAKE_DIRECTORY:
             self._rename(number, Folder(), new=event[1])
         elif kind == Kind.RENAME and event[1] in self.live.things:
-            replaced = self.live.things.get(event[2])
-            if replaced is not None:
-                self._rename(number, replaced, old=event[2])
             self._rename(number, self.live.things[event[1]], old=event[1], new=event[2])
         elif kind in (Kind.UNLINK, Kind.REMOVE_DIRECTORY) and event[1] in self.live.things:
             self._rename(number, self.live.things[event[1]], old=event[1])
