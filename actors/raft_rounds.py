@@ -127,7 +127,9 @@ class Intake:
         dropped, again = 0, inf
         if self.proposals or self._props:
             committed = raft.log.committed
-            if not leads or self._entry_rounds.may_begin(committed, now):
+            # The only voter's rounds cost nobody else anything: its log syncs what there is.
+            rounds = leads and not raft.tracker.singleton
+            if not rounds or self._entry_rounds.may_begin(committed, now):
                 dropped = self._take_up_entries(now, leads=leads)
             else:
                 again = self._entry_rounds.due(committed)
@@ -158,7 +160,7 @@ class Intake:
                 self._outbox.forwarded(prop.from_, log.last_index())
             else:
                 self._step(prop)
-        if leads and log.last_index() > before:
+        if leads and log.last_index() > before and not self._node.raft.tracker.singleton:
             self._cpu.look(now)
             self._entry_rounds.begun(log.last_index(), now, self._cpu.spacing)
         if self.copies.dropped > copies:

@@ -23,7 +23,8 @@ class Core:
     def __init__(self, *, leads: bool = True, refuses: bool = False) -> None:
         self.is_leader = leads
         self.refuses = refuses
-        self.raft = self.log = self.read_only = self
+        self.raft = self.log = self.read_only = self.tracker = self
+        self.singleton = 0
         self.committed = self.last = 5
         self.applied = 0
         self.term = 2
@@ -149,6 +150,17 @@ def test_on_busy_cpus_a_leader_takes_up_together_what_comes_after_a_crowded_roun
     assert desk.intake.take_up(begun + 0.01) == (0, inf)
 
     assert desk.core.proposed == [b"a", b"b", b"c", b"d"]
+
+
+def test_the_only_voter_takes_up_at_once_what_comes() -> None:
+    desk = Desk(Core())
+    desk.spacing = 0.01
+    desk.core.singleton = 1
+    for data in (b"a", b"b", b"c"):
+        desk.proposals.add(data)
+        assert desk.intake.take_up(NOW) == (0, inf)
+
+    assert desk.core.proposed == [b"a", b"b", b"c"]
 
 
 def test_proposals_wait_for_the_commit_of_those_before_and_leave_together() -> None:
