@@ -101,6 +101,11 @@ class Intake:
         forwarded = len(self._props) + len(self._asked) + len(self._vouched)
         return len(self.proposals) + len(self.reads.new) + forwarded
 
+    @property
+    def _in_rounds(self) -> bool:
+        """Whether entries go round: the only voter's cost nobody else anything."""
+        return self._node.is_leader and not self._node.raft.tracker.singleton
+
     def forwarded(self, received: MsgProp | MsgReadIndex, now: float) -> None:
         """Another member passes on what its clients ask for."""
         leads = self._node.is_leader
@@ -127,9 +132,7 @@ class Intake:
         dropped, again = 0, inf
         if self.proposals or self._props:
             committed = raft.log.committed
-            # The only voter's rounds cost nobody else anything: its log syncs what there is.
-            rounds = leads and not raft.tracker.singleton
-            if not rounds or self._entry_rounds.may_begin(committed, now):
+            if not self._in_rounds or self._entry_rounds.may_begin(committed, now):
                 dropped = self._take_up_entries(now, leads=leads)
             else:
                 again = self._entry_rounds.due(committed)
@@ -160,7 +163,7 @@ class Intake:
                 self._outbox.forwarded(prop.from_, log.last_index())
             else:
                 self._step(prop)
-        if leads and log.last_index() > before and not self._node.raft.tracker.singleton:
+        if self._in_rounds and log.last_index() > before:
             self._cpu.look(now)
             self._entry_rounds.begun(log.last_index(), now, self._cpu.spacing)
         if self.copies.dropped > copies:

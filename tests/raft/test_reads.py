@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raft.change import ConfChange, ConfChangeType
 from raft.config import ReadOnlyOption
-from raft.messages import MsgHeartbeat, MsgHeartbeatResp, MsgReadIndexResp, MsgVote
+from raft.messages import Message, MsgHeartbeat, MsgHeartbeatResp, MsgReadIndexResp, MsgVote
 from raft.state import HardState
 from tests.raft.network import ELECTION_TICK, Network, Server
 
@@ -101,12 +101,18 @@ def test_a_lease_answers_at_once() -> None:
     assert [r.context for r in leader.ready().read_states] == [b"r"]
 
 
+def asked(network: Network, follower: int, context: bytes) -> Message:
+    """Return what a follower sends its leader for a read."""
+    network[follower].node.read_index(context)
+    (request,) = network[follower].pump()
+    return request
+
+
 def test_a_followers_request_is_its_own_word_where_two_are_a_quorum() -> None:
     network = Network(3)
     leader = network.elect(1)
 
-    network[2].node.read_index(b"r")
-    (request,) = network[2].pump()
+    request = asked(network, 2, b"r")
     leader.step(request)
     (answer,) = network[1].pump()
     network[2].node.step(answer)
@@ -119,8 +125,7 @@ def test_of_five_others_are_asked_too() -> None:
     network = Network(5)
     leader = network.elect(1)
 
-    network[2].node.read_index(b"r")
-    (request,) = network[2].pump()
+    request = asked(network, 2, b"r")
     leader.step(request)
 
     assert {type(message) for message in network[1].pump()} == {MsgHeartbeat}
@@ -133,8 +138,7 @@ def test_a_learners_request_is_no_word_of_a_voter() -> None:
     network.settle()
     assert leader.raft.tracker.progress[3].is_learner
 
-    network[3].node.read_index(b"r")
-    (request,) = network[3].pump()
+    request = asked(network, 3, b"r")
     leader.step(request)
 
     assert {type(message) for message in network[1].pump()} == {MsgHeartbeat}
@@ -143,8 +147,7 @@ def test_a_learners_request_is_no_word_of_a_voter() -> None:
 def test_a_request_of_another_term_needs_a_round() -> None:
     network = Network(3)
     network.elect(1)
-    network[2].node.read_index(b"r")
-    (request,) = network[2].pump()
+    request = asked(network, 2, b"r")
     network.elect(3)
     network.elect(1)
 
@@ -156,8 +159,7 @@ def test_a_request_of_another_term_needs_a_round() -> None:
 def test_what_a_follower_has_heard_of_is_confirmed_by_its_next_request() -> None:
     network = Network(3)
     leader = network.elect(1)
-    network[2].node.read_index(b"early")
-    (early,) = network[2].pump()
+    early = asked(network, 2, b"early")
     leader.read_index(b"ours")
     network[1].pump()  # heartbeats that get lost
 
@@ -165,9 +167,7 @@ def test_what_a_follower_has_heard_of_is_confirmed_by_its_next_request() -> None
     (answer,) = network[1].pump()
     assert network[1].reads == []
     network[2].node.step(answer)
-    network[2].node.read_index(b"next")
-    (following,) = [m for m in network[2].pump() if m.to == 1]
-    leader.step(following)
+    leader.step(asked(network, 2, b"next"))
     network[1].pump()
 
     assert [(r.index, r.context) for r in network[1].reads] == [(1, b"ours")]
@@ -193,8 +193,7 @@ def test_an_answer_begins_the_followers_lease_anew() -> None:
     leader.read_index(b"ours")
     network[1].pump()  # heartbeats that get lost
 
-    network[2].node.read_index(b"theirs")
-    (request,) = network[2].pump()
+    request = asked(network, 2, b"theirs")
     leader.step(request)
     (answer,) = network[1].pump()
     network[2].node.step(answer)
