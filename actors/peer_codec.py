@@ -7,7 +7,7 @@ are never reused and messages only grow at their end: an older member ignores wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, get_type_hints
 
 import msgpack
 
@@ -49,6 +49,7 @@ _PLAIN: Final[dict[int, type]] = {
     14: MsgReadIndexResp,
 }
 _codec: Final = Codec(_PLAIN)
+_TYPES: Final = {cls: tuple(get_type_hints(cls).items()) for cls in _PLAIN.values()}
 _BULKY: Final = frozenset({MsgApp, MsgProp})
 
 
@@ -103,6 +104,9 @@ def decode_peer(data: bytes) -> PeerMessage:
             metadata = SnapshotMetadata(index, snapshot_term, conf_state)
             return MsgSnap(to, from_, term, Snapshot(held, metadata))
         message: PeerMessage = _codec.decode(data)
+        for name, kind in _TYPES[type(message)]:
+            if type(getattr(message, name)) is not kind:
+                raise PeerMessageError(f"{name} is no {kind.__name__}")
     except (ValueError, TypeError, IndexError, msgpack.UnpackException) as error:
         raise PeerMessageError(f"not a message of raft: {error}") from error
     return message

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import msgpack
 import pytest
 
-from actors.peer_codec import PeerMessageError, decode_peer, encode_peer, lane_of
+from actors.peer_codec import PeerMessageError, decode_peer, encode_peer, lane_of, read_peer
 from raft.messages import (
     PEER_MESSAGES,
     MsgApp,
@@ -50,6 +51,11 @@ def test_every_message_between_members_can_travel(kind: type[PeerMessage]) -> No
 def test_what_is_no_message_is_refused(data: bytes) -> None:
     with pytest.raises(PeerMessageError):
         decode_peer(data)
+
+
+@pytest.mark.parametrize("fields", [(10, 1, 2, 3, "x"), (13, 1, 2, 0, b"c", 3, 7), (3, 1, 2, "3")])
+def test_a_field_of_another_type_is_refused(fields: tuple[object, ...]) -> None:
+    assert read_peer(2, 1, msgpack.packb(fields)) is None
 
 
 def test_heartbeats_and_votes_go_beside_entries() -> None:
