@@ -7,6 +7,8 @@ are never reused and messages only grow at their end: an older member ignores wh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
+from operator import attrgetter
 from typing import Any, Final, get_type_hints
 
 import msgpack
@@ -28,7 +30,7 @@ from raft.messages import (
     MsgVoteResp,
     PeerMessage,
 )
-from raft.state import ConfState, Entry, Snapshot, SnapshotMetadata
+from raft.state import ConfState, Entry, EntryType, Snapshot, SnapshotMetadata
 from transport.codec import Codec
 from transport.lanes import Lane
 
@@ -49,7 +51,13 @@ _PLAIN: Final[dict[int, type]] = {
     14: MsgReadIndexResp,
 }
 _codec: Final = Codec(_PLAIN)
-_TYPES: Final = {cls: tuple(get_type_hints(cls).items()) for cls in _PLAIN.values()}
+_HINTS: Final = {cls: get_type_hints(cls) for cls in _PLAIN.values()}
+_FIELDS: Final = {cls: (attrgetter(*hints), (*hints.values(),)) for cls, hints in _HINTS.items()}
+_NUMBERS: Final = {
+    cls: attrgetter(*[name for name, kind in hints.items() if kind is int])
+    for cls, hints in _HINTS.items()
+}
+_KINDS: Final = frozenset(int(kind) for kind in EntryType)
 _BULKY: Final = frozenset({MsgApp, MsgProp})
 
 
@@ -93,20 +101,24 @@ def decode_peer(data: bytes) -> PeerMessage:
         tag = fields[0]
         if tag == _APP:
             to, from_, term, log_term, index, commit, *columns = fields[1:10]
+            _check_numbers((to, from_, term, log_term, index, commit))
             entries = _entries(*columns, first_index=index + 1)
             return MsgApp(to, from_, term, log_term, index, entries, commit)
         if tag == _PROP:
             to, from_, term, *columns = fields[1:7]
+            _check_numbers((to, from_, term))
             return MsgProp(to, from_, term, _entries(*columns, first_index=0))
         if tag == _SNAP:
             to, from_, term, held, index, snapshot_term, conf = fields[1:8]
             conf_state = ConfState(*conf[:5])
+            _check_types((held, *conf[:5]), (bytes, tuple, tuple, tuple, tuple, bool))
+            _check_numbers((to, from_, term, index, snapshot_term, *chain(*conf[:4])))
             metadata = SnapshotMetadata(index, snapshot_term, conf_state)
             return MsgSnap(to, from_, term, Snapshot(held, metadata))
         message: PeerMessage = _codec.decode(data)
-        for name, kind in _TYPES[type(message)]:
-            if type(getattr(message, name)) is not kind:
-                raise PeerMessageError(f"{name} is no {kind.__name__}")
+        fields_of, kinds = _FIELDS[type(message)]
+        _check_types(fields_of(message), kinds)
+        _check_signs(_NUMBERS[type(message)](message))
     except (ValueError, TypeError, IndexError, msgpack.UnpackException) as error:
         raise PeerMessageError(f"not a message of raft: {error}") from error
     return message
@@ -138,12 +150,32 @@ def _columns(entries: Sequence[Entry]) -> tuple[list[int], list[int], list[bytes
     )
 
 
+def _check_types(values: Sequence[object], kinds: tuple[type, ...]) -> None:
+    if tuple(map(type, values)) != kinds:
+        raise PeerMessageError(f"fields {tuple(map(type, values))} instead of {kinds}")
+
+
+def _check_numbers(values: Sequence[Any]) -> None:
+    """Indexes, terms and ids are whole and not negative."""
+    _check_types(values, (int,) * len(values))
+    _check_signs(values)
+
+
+def _check_signs(values: Sequence[int]) -> None:
+    if values and min(values) < 0:
+        raise PeerMessageError(f"{min(values)} where no number is negative")
+
+
 def _entries(
     terms: Sequence[int], kinds: Sequence[int], datas: Sequence[bytes], *, first_index: int
 ) -> tuple[Entry, ...]:
     """Return entries; those of a proposal have no index yet (first_index 0)."""
     if not len(terms) == len(kinds) == len(datas):
         raise PeerMessageError(f"{len(terms)} terms for {len(datas)} entries")
+    _check_numbers(terms)
+    _check_types(datas, (bytes,) * len(datas))
+    if not _KINDS.issuperset(kinds):
+        raise PeerMessageError(f"entries of the types {set(kinds)}")
     step = 1 if first_index else 0
     return tuple(
         [

@@ -53,9 +53,46 @@ def test_what_is_no_message_is_refused(data: bytes) -> None:
         decode_peer(data)
 
 
-@pytest.mark.parametrize("fields", [(10, 1, 2, 3, "x"), (13, 1, 2, 0, b"c", 3, 7), (3, 1, 2, "3")])
+CONF = [[1, 2], [], [], [], False]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        (10, 1, 2, 3, "x"),
+        (13, 1, 2, 0, b"c", 3, 7),
+        (3, 1, 2, "3"),
+        (3, 1, 2, 3, -1),
+        (2, 1, 2, 3, 2, "7", 6, [3], [0], [b"x"]),
+        (2, 1, 2, 3, 2, 7, -6, [3], [0], [b"x"]),
+        (2, 1, 2, 3, 2, 7, 6, ["3"], [0], [b"x"]),
+        (2, 1, 2, 3, 2, 7, 6, [3], [9], [b"x"]),
+        (2, 1, 2, 3, 2, 7, 6, [3], [[0]], [b"x"]),
+        (2, 1, 2, 3, 2, 7, 6, [3], [0], ["x"]),
+        (2, 1, 2, 3, 2, 7, 6, [3, 3], [0], [b"x"]),
+        (1, 1, 2, None, [0], [0], [b"x"]),
+        (1, 1, 2, 0, [0], [0], [None]),
+    ],
+)
 def test_a_field_of_another_type_is_refused(fields: tuple[object, ...]) -> None:
     assert read_peer(2, 1, msgpack.packb(fields)) is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("name", 900, 3, CONF),
+        (b"name", "900", 3, CONF),
+        (b"name", -900, 3, CONF),
+        (b"name", 900, 3, [[1, "2"], *CONF[1:]]),
+        (b"name", 900, 3, [b"12", *CONF[1:]]),
+        (b"name", 900, 3, [*CONF[:4], 1]),
+        (b"name", 900, 3, 5),
+    ],
+)
+def test_a_snapshot_of_another_shape_is_refused(fields: tuple[object, ...]) -> None:
+    with pytest.raises(PeerMessageError):
+        decode_peer(msgpack.packb((8, 1, 2, 3, *fields)))
 
 
 def test_heartbeats_and_votes_go_beside_entries() -> None:
