@@ -31,6 +31,11 @@ class Proposals:
     def __len__(self) -> int:
         return len(self._batches)
 
+    @property
+    def size(self) -> int:
+        """Bytes of all batches."""
+        return sum(map(len, self._batches))
+
     def add(self, batch: bytes, *, urgent: bool = False) -> None:
         """Take one batch; an urgent one goes before all others."""
         self._batches.insert(0 if urgent else len(self._batches), batch)
@@ -49,7 +54,7 @@ class Proposals:
             try:
                 proposer.propose(portion)
             except ProposalDroppedError:
-                if sum(map(len, self._batches)) <= WAITING_BYTES_MAX:
+                if self.size <= WAITING_BYTES_MAX:
                     return 0
                 dropped, self._batches = len(self._batches), []
                 return dropped

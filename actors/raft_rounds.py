@@ -7,7 +7,8 @@ reasons that further rounds don't add to: distance, or a member that does not an
 
 Where the CPUs are busy, rounds keep a distance as well, of up to some milliseconds, if more came
 than one carried (cpu_wait.py): there a round is slow because of all the others, and fewer of them
-carry as much. One client that waits for each answer is never held up.
+carry as much. One client that waits for each answer is never held up. Nor does a round wait that
+carries much as it is: once most of those who were answered have asked again, few others will come.
 """
 
 from __future__ import annotations
@@ -26,37 +27,42 @@ from raft.raw_node import RawNode
 
 HOLD_SECONDS: Final = 0.005
 READS_APART_MAX: Final = 0.003
+MUCH_BYTES: Final = 16 << 10
 
 
 class Rounds:
     """Rounds of one kind; each is over when what it is after is reached. Knows no clock."""
 
-    __slots__ = ("_apart", "_crowded", "_goal", "_until")
+    __slots__ = ("_apart", "_carried", "_crowded", "_goal", "_until")
 
     def __init__(self) -> None:
         self._goal = 0
         self._until = -inf  # what takes longer is not waited for
         self._apart = -inf
+        self._carried = 0
         self._crowded = False
 
-    def may_begin(self, reached: int, now: float) -> bool:
+    def may_begin(self, reached: int, now: float, waiting: int = 0) -> bool:
         """Whether the round before is over, or takes too long to be waited for.
 
-        To be asked when something waits for it.
+        To be asked when something waits for it, `waiting` bytes.
         """
         self._crowded |= reached < self._goal
-        return now >= self.due(reached)
+        return now >= self.due(reached, waiting)
 
-    def due(self, reached: int) -> float:
-        """When the next may begin even if nothing more is reached (CLOCK_MONOTONIC)."""
-        return self._apart if reached >= self._goal else max(self._apart, self._until)
+    def due(self, reached: int, waiting: int = 0) -> float:
+        """When the next may begin even if no more is reached or comes (CLOCK_MONOTONIC)."""
+        much = waiting >= max(MUCH_BYTES, self._carried * 3 // 4)
+        apart = -inf if much else self._apart
+        return apart if reached >= self._goal else max(apart, self._until)
 
-    def begun(self, goal: int, now: float, apart: float = 0.0) -> None:
-        """A round is under way that is over when `goal` is reached.
+    def begun(self, goal: int, now: float, apart: float = 0.0, carries: int = 0) -> None:
+        """A round of `carries` bytes is under way that is over when `goal` is reached.
 
         If something waited for the end of the one before, the next begins `apart` seconds from now
-        or later.
+        or later, or when about as much waits.
         """
+        self._carried = carries
         self._goal = goal
         self._until = now + HOLD_SECONDS
         self._apart = now + apart if self._crowded else -inf
@@ -106,6 +112,13 @@ class Intake:
         """Whether entries go round: the only voter's cost nobody else anything."""
         return self._node.is_leader and not self._node.raft.tracker.singleton
 
+    @property
+    def _waiting(self) -> int:
+        """Bytes of proposals, copies included."""
+        return self.proposals.size + sum(
+            len(entry.data) for prop in self._props for entry in prop.entries
+        )
+
     def forwarded(self, received: MsgProp | MsgReadIndex, now: float) -> None:
         """Another member passes on what its clients ask for."""
         leads = self._node.is_leader
@@ -131,11 +144,11 @@ class Intake:
         raft = self._node.raft
         dropped, again = 0, inf
         if self.proposals or self._props:
-            committed = raft.log.committed
-            if not self._in_rounds or self._entry_rounds.may_begin(committed, now):
-                dropped = self._take_up_entries(now, leads=leads)
+            committed, waiting = raft.log.committed, self._waiting
+            if not self._in_rounds or self._entry_rounds.may_begin(committed, now, waiting):
+                dropped = self._take_up_entries(now, waiting, leads=leads)
             else:
-                again = self._entry_rounds.due(committed)
+                again = self._entry_rounds.due(committed, waiting)
         if self.reads.new or self._asked:
             # Who does not lead knows of its own reads alone: 0 of a goal of 1 while one is asked.
             over = raft.read_only.confirmed if leads else int(not len(self.reads))
@@ -149,7 +162,7 @@ class Intake:
             self._step(request)
         return dropped, again
 
-    def _take_up_entries(self, now: float, *, leads: bool) -> int:
+    def _take_up_entries(self, now: float, waiting: int, *, leads: bool) -> int:
         log = self._node.raft.log
         before, copies = log.last_index(), self.copies.dropped
         if leads:
@@ -165,7 +178,7 @@ class Intake:
                 self._step(prop)
         if self._in_rounds and log.last_index() > before:
             self._cpu.look(now)
-            self._entry_rounds.begun(log.last_index(), now, self._cpu.spacing)
+            self._entry_rounds.begun(log.last_index(), now, self._cpu.spacing, waiting)
         if self.copies.dropped > copies:
             self._remind()
         return dropped

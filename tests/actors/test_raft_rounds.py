@@ -6,7 +6,7 @@ from math import inf
 from typing import Any
 
 from actors.raft_reads import READS_ASKED_MAX, ReadsAsked
-from actors.raft_rounds import HOLD_SECONDS, READS_APART_MAX, Intake, Rounds
+from actors.raft_rounds import HOLD_SECONDS, MUCH_BYTES, READS_APART_MAX, Intake, Rounds
 from kv.batch import Op, batch_name, encode_batch
 from raft.errors import ProposalDroppedError
 from raft.messages import Message, MsgProp, MsgReadIndex
@@ -150,6 +150,37 @@ def test_on_busy_cpus_a_leader_takes_up_together_what_comes_after_a_crowded_roun
     assert desk.intake.take_up(begun + 0.01) == (0, inf)
 
     assert desk.core.proposed == [b"a", b"b", b"c", b"d"]
+
+
+def test_on_busy_cpus_a_leader_takes_up_at_once_about_as_much_as_the_last_round_carried() -> None:
+    rounds = Rounds()
+    rounds.begun(7, NOW)
+    rounds.may_begin(6, NOW)  # has to wait for the round
+    rounds.begun(8, NOW, 0.01, carries=4 * MUCH_BYTES)
+
+    assert not rounds.may_begin(8, SOON, 3 * MUCH_BYTES - 1)
+    assert rounds.may_begin(8, SOON, 3 * MUCH_BYTES)
+    assert not rounds.may_begin(7, SOON, 4 * MUCH_BYTES), "the round before is not over"
+    assert rounds.may_begin(7, LATE, 4 * MUCH_BYTES), "nor will it be soon"
+
+
+def test_on_busy_cpus_rounds_that_carry_little_keep_apart() -> None:
+    desk = Desk(Core())
+    desk.spacing = 0.01
+    half = b"a" * (MUCH_BYTES // 2)
+    desk.proposals.add(half)
+    desk.intake.take_up(NOW)
+    desk.proposals.add(half)
+    desk.intake.take_up(NOW)  # has to wait for the round
+    desk.core.committed = 6
+    desk.intake.take_up(NOW)
+    desk.core.committed = 7
+    desk.proposals.add(half)
+    assert desk.intake.take_up(SOON) == (0, NOW + 0.01), "all that the last carried, but not much"
+
+    desk.intake.forwarded(prop(2, half), SOON)
+
+    assert desk.intake.take_up(SOON) == (0, inf)
 
 
 def test_the_only_voter_takes_up_at_once_what_comes() -> None:
