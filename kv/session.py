@@ -9,8 +9,8 @@ Rules, for every batch, a retry or not, since a retry may be ordered before the 
 
 Results are kept per transaction and session, in the transaction that gave them, until the mark
 passes them; of a big one only where to find it again (recall.py). Opening a session closes every
-earlier one of the same member and slot for ever; the last few closed ones are remembered, so that
-a late copy of their opening opens nothing.
+earlier one of the same member and slot for ever, the removal of a member all of its; the last few
+closed ones are remembered, so that a late copy of their opening opens nothing.
 """
 
 from __future__ import annotations
@@ -53,17 +53,25 @@ class Sessions:
         for session in earlier[: max(0, len(earlier) - CLOSED_KEPT)]:
             self._forget(session.id)
         for session in earlier:
-            if not session.closed:
-                session.closed = True
-                self._changed[session.id] = []
+            self._close(session)
         self._sessions[session_id] = Session(session_id, member_id, slot)
         self._changed[session_id] = []
         return True
 
     def close_member(self, member_id: int) -> None:
-        """Forget the sessions of a removed member."""
-        for session in [s for s in self._sessions.values() if s.member_id == member_id]:
-            self._forget(session.id)
+        """Close the sessions of a removed member.
+
+        They are remembered like others: copies of an opening and of what came after it may still be
+        under way, or in the log behind the removal.
+        """
+        for session in self._sessions.values():
+            if session.member_id == member_id:
+                self._close(session)
+
+    def _close(self, session: Session) -> None:
+        if not session.closed:
+            session.closed = True
+            self._changed[session.id] = []
 
     def _forget(self, session_id: int) -> None:
         del self._sessions[session_id]

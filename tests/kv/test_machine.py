@@ -207,6 +207,21 @@ def test_removing_a_member_closes_its_sessions(driver: MemoryDriver) -> None:
     assert kept.results == [2]
 
 
+def test_late_copies_of_a_removed_members_session_do_nothing(driver: MemoryDriver) -> None:
+    change(driver, "add", Member(5))
+    driver.open_session(70, member_id=5)
+    batch = encode_batch(70, 1, 1, b"\x02", [put(b"a").SerializeToString()])
+    driver.entries(batch)
+
+    change(driver, "remove", Member(5))
+    driver.restart()
+    driver.open_session(70, member_id=5)
+    (again,) = driver.entries(batch)
+
+    assert again.results == [-SESSION_CLOSED.number]
+    assert driver.machine.revision == 2
+
+
 def test_an_empty_context_changes_no_member() -> None:
     assert decode_member_change(b"") is None
 
