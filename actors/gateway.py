@@ -25,6 +25,7 @@ import msgpack
 from actors.base import handles, run
 from actors.call_counts import CallCounts
 from actors.cluster_version import ClusterVersion
+from actors.cpu_wait import CpuWait
 from actors.debug_pages import ActorPages
 from actors.exposition import MemberCollector
 from actors.front import Front
@@ -65,6 +66,8 @@ from transport.counters import Cell
 from transport.links import Welcome
 
 TICK_SECONDS: Final = 0.1
+TIMER_SECONDS: Final = 0.001
+"""What the event loop's timers can tell apart."""
 SIZES_SECONDS: Final = 1.0
 START_SECONDS: Final = 0.002
 UNAPPLIED_MAX: Final = 5000
@@ -108,6 +111,8 @@ class Gateway(LoopActor):
         self._no_space = False
         self._overloaded = False
         self._generation = 0
+        self._cpu = CpuWait()
+        self._coming_back = False
 
     def have(self, sender: str) -> int:
         """Return the session: the applier sends its results here."""
@@ -157,11 +162,18 @@ class Gateway(LoopActor):
         now = time.monotonic()
         self._look_at_member()
         self.header.term = self._status.term
-        self._proposals.flush(now)
+        self._cpu.look(now)
+        spacing = self._cpu.spacing
+        pause = max(self._proposals.flush(now, spacing), self._reads.flush(now, spacing))
         self._lease_calls.flush(now)
-        self._reads.flush(now)
+        if pause and not self._coming_back:
+            self._coming_back = True
+            self.later(max(TIMER_SECONDS, pause), self._came_back)
         self._hub.read_now()
         self._front.flush()
+
+    def _came_back(self) -> None:
+        self._coming_back = False
 
     # --- life ------------------------------------------------------------------------------------
 

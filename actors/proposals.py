@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from actors.gathering import Gathering
 from actors.messages import Propose
 from kv.batch import Op, encode_batch
 from kv.errors import ANSWERED_ALREADY, TIMEOUT, Status, by_number
@@ -133,6 +134,7 @@ class Proposals:
         self._outstanding_bytes = 0
         self._mark_sent = 0
         self._idle_since: float | None = None
+        self._gathering = Gathering()
 
     def __len__(self) -> int:
         return self._queued + self._outstanding
@@ -161,12 +163,21 @@ class Proposals:
         """Queue one request for the next batch."""
         (self._urgent if op in URGENT else self._queue).add(op, request, answer)
 
-    def flush(self, now: float) -> None:
-        """Propose what is queued, as far as the credit goes; what nobody waits for is dropped."""
+    def flush(self, now: float, spacing: float = 0.0) -> float:
+        """Propose what is queued, as far as the credit goes; what nobody waits for is dropped.
+
+        Returns in how many seconds it is to be called again, since something waits for more to go
+        with it (gathering.py, also for `spacing`); 0.0 when nothing does.
+        """
+        if self.open and not self._urgent:
+            pause = self._gathering.pause(len(self._queue), now, spacing)
+            if pause:
+                return pause
         while self.open and self._queued and self._outstanding < CREDIT_REQUESTS:
             if self._outstanding_bytes >= CREDIT_BYTES:
                 break
             self._propose_batch(now)
+        return 0.0
 
     def _propose_batch(self, now: float) -> None:
         ops = bytearray()
@@ -228,6 +239,7 @@ class Proposals:
         self.check(results)
         del self._batches[first_id]
         assert len(results) == batch.count, f"{len(results)} results for {batch.count} requests"
+        self._gathering.answered(batch.count)
         self._outstanding -= batch.count
         self._outstanding_bytes -= len(batch.payload)
         for answer, result in zip(batch.answers, results, strict=True):

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from actors.gathering import Gathering
 from api.grpc import Call
 from kv.errors import TIMEOUT, EtcdError, Status
 from kv.operations import Operation
@@ -63,6 +64,7 @@ class Reads:
     _now: list[Read] = field(default_factory=list)
     _rounds: deque[_Round] = field(default_factory=deque)
     _parked: deque[_Parked] = field(default_factory=deque)
+    _gathering: Gathering = field(default_factory=Gathering)
     _next_id: int = 0
 
     def __post_init__(self) -> None:
@@ -76,9 +78,14 @@ class Reads:
         """Queue one read for the end of the turn."""
         (self._now if serializable else self._new).append((call, serve))
 
-    def flush(self, now: float) -> None:
-        """Ask one index for all new linearizable reads; serve what is due."""
-        if self._new:
+    def flush(self, now: float, spacing: float = 0.0) -> float:
+        """Ask one index for all new linearizable reads; serve what is due.
+
+        Returns in how many seconds it is to be called again, since something waits for more to go
+        with it (gathering.py, also for `spacing`); 0.0 when nothing does.
+        """
+        pause = self._gathering.pause(len(self._new), now, spacing)
+        if self._new and not pause:
             self._next_id += 1
             self._rounds.append(_Round(self._next_id, self._new, now, now + self.timeout))
             self._new = []
@@ -87,6 +94,7 @@ class Reads:
             due, self._now = self._now, []
             with self.reader.view() as view:
                 serve_all(view, due)
+        return pause
 
     def operations(self) -> int:
         """Return what the newest round's first reads are, as kv.operations."""
@@ -114,7 +122,9 @@ class Reads:
             return
         with self.reader.view() as view:
             while self._parked and self._parked[0].index <= view.applied_index:
-                serve_all(view, self._parked.popleft().reads)
+                due = self._parked.popleft().reads
+                serve_all(view, due)
+                self._gathering.answered(len(due))
 
     def ask_again(self) -> None:
         """A new raft node or a gap: everything unconfirmed is asked for anew, under a new id."""

@@ -79,6 +79,33 @@ def test_everything_of_a_turn_is_one_message(proposals: Proposals, wire: Wire) -
     assert wire.batches()[0].first_id == 1
 
 
+def test_who_was_answered_is_waited_for_to_ask_again(proposals: Proposals, wire: Wire) -> None:
+    put_all(proposals, 4)
+    proposals.flush(0.0)
+    proposals.applied(1, [2, 3, 4, 5])
+    proposals.flush(0.001)
+
+    put_all(proposals, 1)
+    assert proposals.flush(0.001) == 0.0005
+    put_all(proposals, 3)
+    assert proposals.flush(0.00125) == 0.0
+
+    assert [message.count for message in wire.sent] == [4, 4]
+
+
+def test_a_revocation_takes_along_what_waits_for_more(proposals: Proposals, wire: Wire) -> None:
+    put_all(proposals, 4)
+    proposals.flush(0.0)
+    proposals.applied(1, [2, 3, 4, 5])
+    put_all(proposals, 1)
+    assert proposals.flush(0.001) > 0
+
+    proposals.add(Op.LEASE_REVOKE, b"revoke", Asker())
+    assert proposals.flush(0.001) == 0.0
+
+    assert [message.count for message in wire.sent] == [4, 2]
+
+
 def test_results_reach_those_who_asked_in_order(proposals: Proposals) -> None:
     askers = put_all(proposals, 3)
     proposals.flush(0.0)

@@ -80,6 +80,23 @@ def test_all_reads_of_a_turn_share_one_index(desk: Desk) -> None:
     assert [asker.outcomes for asker in askers] == [[0]] * 5
 
 
+def test_who_was_answered_is_waited_for_to_ask_again(desk: Desk) -> None:
+    for _ in range(2):
+        desk.ask()
+    desk.reads.flush(0.0)
+    desk.reads.confirmed(desk.asked[0], 0)
+    desk.reads.flush(0.001)
+
+    desk.ask()
+    now = desk.ask(serializable=True)
+    assert desk.reads.flush(0.001) == 0.0005
+    assert (len(desk.asked), now.outcomes) == (1, [0])
+    desk.ask()
+    assert desk.reads.flush(0.00125) == 0.0
+
+    assert len(desk.asked) == 2
+
+
 def test_a_serializable_read_asks_nobody(desk: Desk) -> None:
     asker = desk.ask(serializable=True)
 

@@ -105,8 +105,11 @@ class SimGateway:
         """Handle one message, as actors.gateway does."""
         now = self._member.local_now()
         if isinstance(message, Flush):
-            self._proposals.flush(now)
-            self._reads.flush(now)
+            spacing = self._world.chance.choice((0.0, 0.005))
+            pause = max(self._proposals.flush(now, spacing), self._reads.flush(now, spacing))
+            if pause:
+                self._world.point("gateway waits for more")
+                self._world.after(pause, self._process.poke)
         elif isinstance(message, Tick):
             self._tick(now)
         elif isinstance(message, Applied):
