@@ -5,10 +5,10 @@ on many connections, so that a turn of the loop sees a few of them. Each piece s
 would cost the raft node, and a leader elsewhere with all that is between, as much as the whole. So
 a piece waits for the others: until as many have asked as were answered since the last went on.
 
-It waits no longer than half of what the last answer took, nor than 5 ms. Where the CPUs are busy (cpu_wait.py)
-that is time well spent whatever comes of it. Elsewhere it is worth it only if they do come: when
-they did not, as with clients that have other things to do, so many of the next pieces do not wait,
-twice as many each time; it takes as many that did come to forget it.
+It waits no longer than half of what the last answer took, nor than 5 ms. Where the CPUs are busy
+(cpu_wait.py) that is time well spent whatever comes of it. Elsewhere it is worth it only if they do
+come: when they did not, as with clients that have other things to do, so many of the next pieces do
+not wait, twice as many each time; it takes as many that did come to forget it.
 
 Never waits: who is alone, or was not answered before.
 """
