@@ -5,10 +5,8 @@ one is under way waits for its end, as batches wait for the fdatasync of a singl
 the cluster, the more each round carries. Nothing waits for long, since a round may be slow for
 reasons that further rounds don't add to: distance, or a member that does not answer.
 
-Where the CPUs are busy, rounds keep a distance as well, of up to some milliseconds, if more came
-than one carried (cpu_wait.py): there a round is slow because of all the others, and fewer of them
-carry as much. One client that waits for each answer is never held up. Nor does a round wait that
-carries much as it is: once most of those who were answered have asked again, few others will come.
+When a round is over, its clients ask again. The next round of entries waits a moment for them
+(gathering.py); rounds of reads need not, since gateways do.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ from math import inf
 from typing import Final
 
 from actors.cpu_wait import CpuWait
+from actors.gathering import Gathering
 from actors.raft_copies import Copies
 from actors.raft_outbox import Outbox
 from actors.raft_proposals import Proposals
@@ -26,47 +25,29 @@ from raft.messages import Message, MsgProp, MsgReadIndex
 from raft.raw_node import RawNode
 
 HOLD_SECONDS: Final = 0.005
-READS_APART_MAX: Final = 0.003
-MUCH_BYTES: Final = 16 << 10
 
 
 class Rounds:
     """Rounds of one kind; each is over when what it is after is reached. Knows no clock."""
 
-    __slots__ = ("_apart", "_carried", "_crowded", "_goal", "_until")
+    __slots__ = ("_goal", "_until")
 
     def __init__(self) -> None:
         self._goal = 0
         self._until = -inf  # what takes longer is not waited for
-        self._apart = -inf
-        self._carried = 0
-        self._crowded = False
 
-    def may_begin(self, reached: int, now: float, waiting: int = 0) -> bool:
-        """Whether the round before is over, or takes too long to be waited for.
+    def is_over(self, reached: int) -> bool:
+        """Whether the round before has got what it was after."""
+        return reached >= self._goal
 
-        To be asked when something waits for it, `waiting` bytes.
-        """
-        self._crowded |= reached < self._goal
-        return now >= self.due(reached, waiting)
+    def due(self, reached: int) -> float:
+        """When the next may begin even if nothing more is reached (CLOCK_MONOTONIC)."""
+        return -inf if self.is_over(reached) else self._until
 
-    def due(self, reached: int, waiting: int = 0) -> float:
-        """When the next may begin even if no more is reached or comes (CLOCK_MONOTONIC)."""
-        much = waiting >= max(MUCH_BYTES, self._carried * 3 // 4)
-        apart = -inf if much else self._apart
-        return apart if reached >= self._goal else max(apart, self._until)
-
-    def begun(self, goal: int, now: float, apart: float = 0.0, carries: int = 0) -> None:
-        """A round of `carries` bytes is under way that is over when `goal` is reached.
-
-        If something waited for the end of the one before, the next begins `apart` seconds from now
-        or later, or when about as much waits.
-        """
-        self._carried = carries
+    def begun(self, goal: int, now: float) -> None:
+        """A round is under way that is over when `goal` is reached."""
         self._goal = goal
         self._until = now + HOLD_SECONDS
-        self._apart = now + apart if self._crowded else -inf
-        self._crowded = False
 
 
 class Intake:
@@ -97,6 +78,9 @@ class Intake:
         self._remind = remind
         self._cpu = cpu
         self._entry_rounds = Rounds()
+        self._carried = 0
+        """Bytes of proposals in rounds that are not known to be over."""
+        self._gathering = Gathering()
         self._read_rounds = Rounds()
         self.copies = Copies()
         self._props: list[MsgProp] = []
@@ -144,26 +128,39 @@ class Intake:
         raft = self._node.raft
         dropped, again = 0, inf
         if self.proposals or self._props:
-            committed, waiting = raft.log.committed, self._waiting
-            if not self._in_rounds or self._entry_rounds.may_begin(committed, now, waiting):
-                dropped = self._take_up_entries(now, waiting, leads=leads)
+            due = self._entries_due(now)
+            if now >= due:
+                dropped = self._take_up_entries(now, leads=leads)
             else:
-                again = self._entry_rounds.due(committed, waiting)
+                again = due
         if self.reads.new or self._asked:
             # Who does not lead knows of its own reads alone: 0 of a goal of 1 while one is asked.
             over = raft.read_only.confirmed if leads else int(not len(self.reads))
-            if self._read_rounds.may_begin(over, now):
+            due = self._read_rounds.due(over)
+            if now >= due:
                 self._take_up_reads(now, leads=leads)
             else:
-                again = min(again, self._read_rounds.due(over))
+                again = min(again, due)
         # After our own, so that the answers tell of these.
         vouched, self._vouched = self._vouched, []
         for request in vouched:
             self._step(request)
         return dropped, again
 
-    def _take_up_entries(self, now: float, waiting: int, *, leads: bool) -> int:
-        log = self._node.raft.log
+    def _entries_due(self, now: float) -> float:
+        """When entries may go on: after the round before, and who was answered by it."""
+        rounds, committed = self._entry_rounds, self._node.raft.log.committed
+        if not self._in_rounds:
+            return now
+        if not rounds.is_over(committed):
+            return rounds.due(committed)
+        if self._carried:
+            self._gathering.answered(self._carried)
+            self._carried = 0
+        return now + self._gathering.pause(self._waiting, now, self._cpu.spacing)
+
+    def _take_up_entries(self, now: float, *, leads: bool) -> int:
+        log, waiting = self._node.raft.log, self._waiting
         before, copies = log.last_index(), self.copies.dropped
         if leads:
             self.copies.look(self._node.raft)
@@ -178,7 +175,8 @@ class Intake:
                 self._step(prop)
         if self._in_rounds and log.last_index() > before:
             self._cpu.look(now)
-            self._entry_rounds.begun(log.last_index(), now, self._cpu.spacing, waiting)
+            self._entry_rounds.begun(log.last_index(), now)
+            self._carried += waiting
         if self.copies.dropped > copies:
             self._remind()
         return dropped
@@ -199,6 +197,4 @@ class Intake:
         context = self.reads.round()
         if context is not None:
             self._node.read_index(context)
-        self._cpu.look(now)
-        goal = self._node.raft.read_only.asked if leads else 1
-        self._read_rounds.begun(goal, now, min(self._cpu.spacing, READS_APART_MAX))
+        self._read_rounds.begun(self._node.raft.read_only.asked if leads else 1, now)

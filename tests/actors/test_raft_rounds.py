@@ -5,8 +5,9 @@ from __future__ import annotations
 from math import inf
 from typing import Any
 
+from actors.gathering import WAIT_SECONDS_MAX
 from actors.raft_reads import READS_ASKED_MAX, ReadsAsked
-from actors.raft_rounds import HOLD_SECONDS, MUCH_BYTES, READS_APART_MAX, Intake, Rounds
+from actors.raft_rounds import HOLD_SECONDS, Intake, Rounds
 from kv.batch import Op, batch_name, encode_batch
 from raft.errors import ProposalDroppedError
 from raft.messages import Message, MsgProp, MsgReadIndex
@@ -107,80 +108,58 @@ def prop(member: int, *datas: bytes) -> MsgProp:
 
 def test_a_round_is_over_when_its_goal_is_reached_or_it_takes_too_long() -> None:
     rounds = Rounds()
-    assert rounds.may_begin(0, NOW)
+    assert rounds.due(0) == -inf
 
     rounds.begun(7, NOW)
 
-    assert not rounds.may_begin(6, SOON)
-    assert rounds.may_begin(7, SOON)
-    assert rounds.may_begin(6, LATE)
+    assert rounds.due(6) == LATE
+    assert rounds.due(7) == -inf
 
 
-def test_rounds_are_apart_if_something_waited_for_the_one_before() -> None:
-    rounds = Rounds()
-    rounds.begun(7, NOW, apart=0.003)
-    assert rounds.may_begin(7, NOW + 0.001), "nothing waited before the first"
-
-    rounds.begun(8, NOW, apart=0.003)
-    assert not rounds.may_begin(7, NOW + 0.001)
-    rounds.begun(9, NOW + 0.002, apart=0.003)
-    assert not rounds.may_begin(9, NOW + 0.004)
-    assert rounds.due(9) == NOW + 0.005
-    assert rounds.may_begin(9, NOW + 0.005)
-
-    rounds.begun(10, NOW + 0.005, apart=0.003)
-    assert rounds.may_begin(10, NOW + 0.006), "nothing came while the last was under way"
-
-
-def test_on_busy_cpus_a_leader_takes_up_together_what_comes_after_a_crowded_round() -> None:
+def test_a_leader_waits_for_those_whose_round_is_over_to_ask_again() -> None:
     desk = Desk(Core())
-    desk.spacing = 0.01
+    desk.intake.forwarded(prop(2, b"a", b"b"), NOW)
+    desk.proposals.add(b"c")
+    assert desk.intake.take_up(NOW) == (0, inf)
+    desk.core.committed = 8
+    answered = NOW + 0.25
+    desk.proposals.add(b"d")
+    assert desk.intake.take_up(answered) == (0, answered + WAIT_SECONDS_MAX)
+    desk.intake.forwarded(prop(2, b"e"), answered)
+    assert desk.intake.take_up(answered) == (0, answered + WAIT_SECONDS_MAX)
+
+    desk.intake.forwarded(prop(3, b"f"), answered)
+    assert desk.intake.take_up(answered) == (0, inf)
+
+    assert desk.core.proposed == [b"c", b"d"]
+    assert desk.core.stepped == [prop(2, b"a", b"b"), prop(2, b"e"), prop(3, b"f")]
+
+
+def test_a_leader_does_not_wait_for_them_for_long() -> None:
+    desk = Desk(Core())
+    for data in (b"a", b"b"):
+        desk.proposals.add(data)
+    desk.intake.take_up(NOW)
+    desk.core.committed = 7
+    desk.proposals.add(b"c")
+    _, due = desk.intake.take_up(LATE)
+    assert LATE < due <= LATE + WAIT_SECONDS_MAX
+
+    assert desk.intake.take_up(due) == (0, inf)
+
+    assert desk.core.proposed == [b"a", b"b", b"c"]
+
+
+def test_rounds_that_are_not_waited_for_are_owed_together() -> None:
+    desk = Desk(Core())
     desk.proposals.add(b"a")
     desk.intake.take_up(NOW)
     desk.proposals.add(b"b")
-    desk.intake.take_up(NOW)  # has to wait for the round
-    desk.core.committed = 6
-    begun = NOW + 0.001
-    assert desk.intake.take_up(begun) == (0, inf)
+    assert desk.intake.take_up(LATE) == (0, inf), "the first takes too long"
     desk.core.committed = 7
-    for data in (b"c", b"d"):
-        desk.proposals.add(data)
-        assert desk.intake.take_up(begun + 0.002) == (0, begun + 0.01)
+    desk.proposals.add(b"c")
 
-    assert desk.intake.take_up(begun + 0.01) == (0, inf)
-
-    assert desk.core.proposed == [b"a", b"b", b"c", b"d"]
-
-
-def test_on_busy_cpus_a_leader_takes_up_at_once_about_as_much_as_the_last_round_carried() -> None:
-    rounds = Rounds()
-    rounds.begun(7, NOW)
-    rounds.may_begin(6, NOW)  # has to wait for the round
-    rounds.begun(8, NOW, 0.01, carries=4 * MUCH_BYTES)
-
-    assert not rounds.may_begin(8, SOON, 3 * MUCH_BYTES - 1)
-    assert rounds.may_begin(8, SOON, 3 * MUCH_BYTES)
-    assert not rounds.may_begin(7, SOON, 4 * MUCH_BYTES), "the round before is not over"
-    assert rounds.may_begin(7, LATE, 4 * MUCH_BYTES), "nor will it be soon"
-
-
-def test_on_busy_cpus_rounds_that_carry_little_keep_apart() -> None:
-    desk = Desk(Core())
-    desk.spacing = 0.01
-    half = b"a" * (MUCH_BYTES // 2)
-    desk.proposals.add(half)
-    desk.intake.take_up(NOW)
-    desk.proposals.add(half)
-    desk.intake.take_up(NOW)  # has to wait for the round
-    desk.core.committed = 6
-    desk.intake.take_up(NOW)
-    desk.core.committed = 7
-    desk.proposals.add(half)
-    assert desk.intake.take_up(SOON) == (0, NOW + 0.01), "all that the last carried, but not much"
-
-    desk.intake.forwarded(prop(2, half), SOON)
-
-    assert desk.intake.take_up(SOON) == (0, inf)
+    assert desk.intake.take_up(LATE + 0.25) == (0, LATE + 0.25 + WAIT_SECONDS_MAX)
 
 
 def test_the_only_voter_takes_up_at_once_what_comes() -> None:
@@ -272,24 +251,6 @@ def test_on_busy_cpus_who_asks_for_reads_is_expected_to_ask_again() -> None:
     desk.intake.forwarded(MsgReadIndex(1, 3, 0, b"theirs", follows=2), NOW)
 
     assert desk.asks_at == [(3, NOW)]
-
-
-def test_on_busy_cpus_rounds_of_reads_keep_apart_a_little() -> None:
-    desk = Desk(Core(leads=False))
-    desk.spacing = 0.01
-    desk.reads.note("gateway-0", 1)
-    desk.intake.take_up(NOW)
-    desk.reads.note("gateway-0", 2)
-    desk.intake.take_up(NOW)  # has to wait for the round
-    desk.reads.answered(desk.core.contexts[0])
-    begun = NOW + 0.001
-    assert desk.intake.take_up(begun) == (0, inf)
-    desk.reads.answered(desk.core.contexts[1])
-    desk.reads.note("gateway-0", 3)
-
-    assert desk.intake.take_up(begun + 0.001) == (0, begun + READS_APART_MAX)
-    assert desk.intake.take_up(begun + READS_APART_MAX) == (0, inf)
-    assert len(desk.core.contexts) == 3
 
 
 def test_who_does_not_lead_passes_proposals_on_at_once() -> None:
@@ -409,7 +370,8 @@ def test_what_was_applied_or_lost_with_a_leadership_is_no_copy() -> None:
     assert core.proposed == [batch(1), batch(2)] * 2
     core.applied = core.committed = core.last
     desk.proposals.add(batch(3))
-    desk.intake.take_up(2 * LATE)
+    _, due = desk.intake.take_up(2 * LATE)  # waits for two to ask again
+    desk.intake.take_up(due)
     desk.intake.copies.look(desk.core.raft)  # type: ignore[arg-type]
     assert len(desk.intake.copies) == 1
     assert desk.intake.copies.dropped == 0

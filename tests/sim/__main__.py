@@ -27,6 +27,7 @@ POINTS: Final = (
     "answer looked up",
     "call failed: etcdserver: request timed out",
     "database fell back",
+    "gateway waits for more",
     "killed in the middle of a turn: applier",
     "killed in the middle of a turn: gateway-0",
     "killed in the middle of a turn: raft-node",
