@@ -154,8 +154,8 @@ class Intake:
             return now
         if not rounds.is_over(committed):
             return rounds.due(committed)
-        if self._carried:
-            self._gathering.answered(self._carried)
+        if self._carried:  # what comes back may be a little shorter, in fewer batches
+            self._gathering.answered(self._carried * 7 // 8)
             self._carried = 0
         return now + self._gathering.pause(self._waiting, now, self._cpu.spacing)
 

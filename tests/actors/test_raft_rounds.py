@@ -118,46 +118,58 @@ def test_a_round_is_over_when_its_goal_is_reached_or_it_takes_too_long() -> None
 
 def test_a_leader_waits_for_those_whose_round_is_over_to_ask_again() -> None:
     desk = Desk(Core())
-    desk.intake.forwarded(prop(2, b"a", b"b"), NOW)
-    desk.proposals.add(b"c")
+    desk.intake.forwarded(prop(2, b"a" * 8, b"b" * 8), NOW)
+    desk.proposals.add(b"c" * 8)
     assert desk.intake.take_up(NOW) == (0, inf)
     desk.core.committed = 8
     answered = NOW + 0.25
-    desk.proposals.add(b"d")
+    desk.proposals.add(b"d" * 8)
     assert desk.intake.take_up(answered) == (0, answered + WAIT_SECONDS_MAX)
-    desk.intake.forwarded(prop(2, b"e"), answered)
+    desk.intake.forwarded(prop(2, b"e" * 8), answered)
     assert desk.intake.take_up(answered) == (0, answered + WAIT_SECONDS_MAX)
 
-    desk.intake.forwarded(prop(3, b"f"), answered)
+    desk.intake.forwarded(prop(3, b"f" * 8), answered)
     assert desk.intake.take_up(answered) == (0, inf)
 
-    assert desk.core.proposed == [b"c", b"d"]
-    assert desk.core.stepped == [prop(2, b"a", b"b"), prop(2, b"e"), prop(3, b"f")]
+    assert desk.core.proposed == [b"c" * 8, b"d" * 8]
+    assert desk.core.stepped == [prop(2, b"a" * 8, b"b" * 8), prop(2, b"e" * 8), prop(3, b"f" * 8)]
 
 
 def test_a_leader_does_not_wait_for_them_for_long() -> None:
     desk = Desk(Core())
-    for data in (b"a", b"b"):
+    for data in (b"a" * 8, b"b" * 8):
         desk.proposals.add(data)
     desk.intake.take_up(NOW)
     desk.core.committed = 7
-    desk.proposals.add(b"c")
+    desk.proposals.add(b"c" * 8)
     _, due = desk.intake.take_up(LATE)
     assert LATE < due <= LATE + WAIT_SECONDS_MAX
 
     assert desk.intake.take_up(due) == (0, inf)
 
-    assert desk.core.proposed == [b"a", b"b", b"c"]
+    assert desk.core.proposed == [b"a" * 8, b"b" * 8, b"c" * 8]
+
+
+def test_a_leader_waits_for_most_of_what_a_round_carried() -> None:
+    desk = Desk(Core())
+    desk.proposals.add(b"a" * 80)
+    desk.intake.take_up(NOW)
+    desk.core.committed = 6
+    desk.proposals.add(b"b" * 69)
+    assert desk.intake.take_up(LATE)[1] > LATE
+
+    desk.proposals.add(b"b")
+    assert desk.intake.take_up(LATE) == (0, inf)
 
 
 def test_rounds_that_are_not_waited_for_are_owed_together() -> None:
     desk = Desk(Core())
-    desk.proposals.add(b"a")
+    desk.proposals.add(b"a" * 8)
     desk.intake.take_up(NOW)
-    desk.proposals.add(b"b")
+    desk.proposals.add(b"b" * 8)
     assert desk.intake.take_up(LATE) == (0, inf), "the first takes too long"
     desk.core.committed = 7
-    desk.proposals.add(b"c")
+    desk.proposals.add(b"c" * 8)
 
     assert desk.intake.take_up(LATE + 0.25) == (0, LATE + 0.25 + WAIT_SECONDS_MAX)
 
