@@ -173,6 +173,7 @@ def _entries(
     if not len(terms) == len(kinds) == len(datas):
         raise PeerMessageError(f"{len(terms)} terms for {len(datas)} entries")
     _check_numbers(terms)
+    _check_numbers(kinds)
     _check_types(datas, (bytes,) * len(datas))
     if not _KINDS.issuperset(kinds):
         raise PeerMessageError(f"entries of the types {set(kinds)}")
