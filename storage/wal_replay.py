@@ -192,22 +192,27 @@ class Opening:
             raise WalMissingError(directory)
         self._free = [directory / name for name in names if FREE_NAME.fullmatch(name)]
         self._marked = MARKER_NAME in names
-        for number in sorted(paths):
-            path = paths[number]
-            descriptor = files.open(path)
-            header = read_header(files, descriptor)
-            if header is None or header.number != number:
-                if number < max(paths) or not self._never_synced(number, descriptor, header):
-                    raise WalCorruptError(path, 0, "bad segment header")
-                self._remove(path, descriptor)
-                continue
-            if self._found and self._found[-1].header.number + 1 != number:
-                # The unlinks of a purge reached the disk in part: older ones than needed are left.
-                self._orphans += self._found
-                self._found = []
-            self._found.append(_Found(path, descriptor, header))
-        for number in sorted(ready):
-            self._adopt(number, ready[number])
+        # A segment's name may have been lost, and that of the next one not.
+        for number in sorted({*paths, *ready}):
+            if number in paths:
+                self._take(number, paths[number], newest=max(paths))
+            if number in ready:
+                self._adopt(number, ready[number], newest=max(paths))
+
+    def _take(self, number: int, path: Path, *, newest: int) -> None:
+        """Handle a segment; forget those before it if there is a gap."""
+        descriptor = self._files.open(path)
+        header = read_header(self._files, descriptor)
+        if header is None or header.number != number:
+            if number < newest or not self._never_synced(number, descriptor, header):
+                raise WalCorruptError(path, 0, "bad segment header")
+            self._remove(path, descriptor)
+            return
+        if self._found and self._found[-1].header.number + 1 != number:
+            # The unlinks of a purge reached the disk in part: older ones than needed are left.
+            self._orphans += self._found
+            self._found = []
+        self._found.append(_Found(path, descriptor, header))
 
     def _never_synced(self, number: int, descriptor: int, header: SegmentHeader | None) -> bool:
         """Whether a file without its own header can't have been the log's last segment.
@@ -226,18 +231,20 @@ class Opening:
         remains = read_remains(self._files, descriptor, 0, sequence=reader.sequence, seed=None)
         return remains.proof is None
 
-    def _adopt(self, number: int, path: Path) -> None:
+    def _adopt(self, number: int, path: Path, *, newest: int) -> None:
         """Handle a .next file: a segment whose rename was lost, a spare one, or rubbish."""
         files = self._files
         descriptor = files.open(path)
         header = read_header(files, descriptor)
-        if number != self._found[-1].header.number + 1:
+        if not self._found or number != self._found[-1].header.number + 1:
             self._remove(path, descriptor)
         elif header is not None and header.number == number:
             final = self._directory / segment_name(number, header.next_index)
             files.rename(path, final)
             files.sync_directory(self._directory)
             self._found.append(_Found(final, descriptor, header))
+        elif number < newest:
+            self._remove(path, descriptor)
         elif not self._never_synced(number, descriptor, header):
             raise WalCorruptError(path, 0, "bad segment header")
         elif files.size(descriptor) == self._segment_bytes and (

@@ -341,6 +341,20 @@ def test_a_rename_that_was_lost_does_not_lose_the_segment(tmp_path: Path) -> Non
     assert wal.segments[-1] == "0000000000000001-0000000000000008.wal"
 
 
+def test_a_rename_that_was_lost_before_one_that_was_not_loses_nothing(tmp_path: Path) -> None:
+    wal = create(tmp_path)
+    fill(wal, 1, 20)
+    wal.close()
+    names = wal.segments
+    assert len(names) > 2
+    (tmp_path / "wal" / names[1]).rename(tmp_path / "wal" / "0000000000000001.next")
+
+    wal, replay = reopen(tmp_path)
+
+    assert [e.index for e in replay.entries] == list(range(1, 20))
+    assert wal.segments == names
+
+
 def test_a_prepared_segment_is_used_after_a_restart(tmp_path: Path) -> None:
     wal = create(tmp_path)
     fill(wal, 1, 3)
