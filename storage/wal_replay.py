@@ -169,7 +169,8 @@ class Opening:
             self._resume is not None,
         )
         state.entries, state.keep_after = [], None
-        for orphan in self._orphans:
+        while self._orphans:  # taken out first: what fails here is not closed twice
+            orphan = self._orphans.pop(0)
             self._remove(orphan.path, orphan.descriptor)
         header = last.header
         tail = Tail(reader.offset, reader.sequence, reader.previous, header.seed, header.sequence)
@@ -243,9 +244,7 @@ class Opening:
             files.rename(path, final)
             files.sync_directory(self._directory)
             self._found.append(_Found(final, descriptor, header))
-        elif number < newest:
-            self._remove(path, descriptor)
-        elif not self._never_synced(number, descriptor, header):
+        elif number < newest or not self._never_synced(number, descriptor, header):
             raise WalCorruptError(path, 0, "bad segment header")
         elif files.size(descriptor) == self._segment_bytes and (
             header is not None or not any(files.pread(descriptor, 4096, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +13,7 @@ import pytest
 from raft.errors import CompactedError, UnavailableError
 from raft.state import ConfState, Entry, EntryType, HardState, SnapshotMetadata
 from storage.faults import FaultyFiles
+from storage.files import OsFiles
 from storage.recording import RecordingFiles, open_journal
 from storage.wal import Wal
 from storage.wal_errors import (
@@ -353,6 +355,24 @@ def test_a_rename_that_was_lost_before_one_that_was_not_loses_nothing(tmp_path: 
 
     assert [e.index for e in replay.entries] == list(range(1, 20))
     assert wal.segments == names
+
+
+class StuckFiles(OsFiles):
+    """Files of a disk that removes none."""
+
+    def unlink(self, path: Path) -> None:
+        raise OSError(errno.EROFS, "no removal")
+
+
+def test_what_keeps_leftovers_of_a_purge_from_going_is_what_open_says(tmp_path: Path) -> None:
+    wal = create(tmp_path)
+    fill(wal, 1, 20)
+    wal.save_snapshot(SnapshotMetadata(19, 1))
+    wal.close()
+    (tmp_path / "wal" / wal.segments[1]).unlink()
+
+    with pytest.raises(OSError, match="no removal"):
+        reopen(tmp_path, StuckFiles())
 
 
 def test_a_prepared_segment_is_used_after_a_restart(tmp_path: Path) -> None:
