@@ -76,6 +76,10 @@ class Actor(pykka.ThreadingActor):
         self.log = Logger(context.log_fd, context.name)
         self._words = self.board.words
         self._block = self.board.block(context.name)
+        self._metrics = self._block + int(Cell.METRICS)
+        self._tag = self._block + int(Cell.TAG)
+        self._since = self._block + int(Cell.SINCE_NS)
+        self._handled = self._block + int(Cell.HANDLED)
         self.failure: BaseException | None = None
         self._next_collection = time.monotonic() + COLLECTION_SECONDS
         self._batches_before = 0
@@ -96,7 +100,9 @@ class Actor(pykka.ThreadingActor):
         failpoints.arm(context.run_dir, self.note_progress)
         self.faults = ActorFaults(self, enabled=bool(context.config.get("enable_faults")))
         super().__init__()
-        self._bound = {cls: getattr(self, name) for cls, name in self._handlers.items()}
+        self._bound = {
+            cls: (getattr(self, name), _tag_of(cls)) for cls, name in self._handlers.items()
+        }
 
     def _create_actor_inbox(self) -> Mailbox:  # type: ignore[override]
         return Mailbox(self.links, self.board, self.name, tick_seconds=self.tick_seconds)
@@ -115,29 +121,30 @@ class Actor(pykka.ThreadingActor):
 
     def metric(self, word: int, value: int) -> None:
         """Set one metric word of this actor."""
-        self._words[self._block + Cell.METRICS + word] = value
+        self._words[self._metrics + word] = value
 
     def count(self, word: int, amount: int = 1) -> None:
         """Add to one metric word of this actor."""
-        self._words[self._block + Cell.METRICS + word] += amount
+        self._words[self._metrics + word] += amount
 
     def on_receive(self, message: Any) -> Any:
         """Call the handler; an unknown type crashes the actor, as in Erlang."""
-        handler = self._bound.get(type(message))
-        if handler is None:
+        bound = self._bound.get(type(message))
+        if bound is None:
             raise UnexpectedMessageError(f"{type(self).__name__}: {type(message).__name__}")
-        words, block, observer = self._words, self._block, self.observer
-        words[block + Cell.SINCE_NS] = began = time.monotonic_ns()
-        words[block + Cell.TAG] = tag = _tag_of(message)
-        slot = observer.begins(message, tag, began)
+        handler, tag = bound
+        words, observer = self._words, self.observer
+        words[self._since] = began = time.monotonic_ns()
+        words[self._tag] = tag
+        slot = observer.begins(message, tag, began) if self.links.taken is not None else 0
         if self.troubled:
             self.faults.before(tag)
         handler(message)
         observer.ends(slot, tag, began)
         if tag == TICK_TAG:
             self.collect_garbage(message.now)
-        words[block + Cell.HANDLED] += 1
-        words[block + Cell.TAG] = 0
+        words[self._handled] += 1
+        words[self._tag] = 0
 
     def note_progress(self) -> None:
         """Tell root that a long wait is not a stuck actor."""
@@ -254,16 +261,13 @@ class Actor(pykka.ThreadingActor):
         return {}
 
 
-def _tag_of(message: object) -> int:
-    cls = type(message)
-    if cls is Flush:
+def _tag_of(message_type: type[Any]) -> int:
+    if message_type is Flush:
         return FLUSH_TAG
-    if cls is Tick:
+    if message_type is Tick:
         return TICK_TAG
-    try:
-        return codec.tag(message)
-    except KeyError:  # an actor's own, such as an order of its control mailbox
-        return LOCAL_TAG
+    # One that has none is the actor's own, such as an order of its control mailbox.
+    return codec.tags.get(message_type, LOCAL_TAG)
 
 
 def run(actor_class: type[Actor], context: ActorContext) -> None:

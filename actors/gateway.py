@@ -101,7 +101,7 @@ class Gateway(LoopActor):
         self._serving = False
         self._started = time.monotonic()
         self._front = Front(context, self.board, self.metric)
-        words = self._block + Cell.METRICS
+        words = self._metrics
         self._events_before = self._words[words + GatewayMetric.WATCH_EVENTS]
         self.metric(GatewayMetric.UNREAD_REVISION, 0)
         self.metric(GatewayMetric.READY, 0)

@@ -87,7 +87,7 @@ class LessorActor(Actor):
         self._answers: dict[str, tuple[list[int], list[int]]] = {}
         self._raft = self.board.block("raft-node") + Cell.METRICS
         self._applier = self.board.block("applier") + Cell.METRICS
-        words = self._block + Cell.METRICS
+        words = self._metrics
         self._before = (
             self._words[words + LessorMetric.RENEWED],
             self._words[words + LessorMetric.EXPIRED],

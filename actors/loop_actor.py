@@ -16,6 +16,7 @@ import zmq
 from actors.base import FLUSH_TAG, Actor
 from transport.context import ActorContext
 from transport.counters import Cell
+from transport.links import has_more
 
 
 class LoopActor(Actor):
@@ -78,7 +79,8 @@ class LoopActor(Actor):
 
     def _readable(self) -> None:
         links = self.links
-        while True:
+        more = True
+        while more:
             try:
                 frame = links.socket.recv(zmq.NOBLOCK)
             except zmq.Again:
@@ -88,6 +90,7 @@ class LoopActor(Actor):
                 links.handled(accepted[0])
                 links.taken = accepted
                 self.on_receive(accepted[1])
+            more = has_more(links.socket)
         self._flush_turn()
 
     def _look(self) -> None:

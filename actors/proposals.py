@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from actors.gathering import Gathering
@@ -62,6 +62,16 @@ class _Batch:
     operations: int = 0
 
 
+@dataclass(slots=True)
+class _Taken:
+    """What is to be proposed as one batch; `size` in bytes of requests."""
+
+    ops: bytearray = field(default_factory=bytearray)
+    requests: list[bytes] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    size: int = 0
+
+
 class _Queue:
     """Requests that were not proposed yet, first in, first out."""
 
@@ -84,11 +94,20 @@ class _Queue:
         self._items.append((op, request, answer))
         self.bytes += len(request)
 
-    def take(self) -> tuple[int, bytes, Answer]:
-        taken = self._items.popleft()
-        self.bytes -= len(taken[1])
-        self._taken += 1
-        return taken
+    def take_into(self, batch: _Taken, room: int) -> None:
+        """Move to `batch` what anybody still waits for, until it has `room` or is long enough."""
+        items, ops, requests, answers = self._items, batch.ops, batch.requests, batch.answers
+        size, before, waited = batch.size, len(items), self.bytes
+        while items and len(requests) < room and size < BATCH_BYTES_MAX:
+            op, request, answer = items.popleft()
+            waited -= len(request)
+            if not answer.closed:
+                ops.append(op)
+                requests.append(request)
+                answers.append(answer)
+                size += len(request)
+        batch.size, self.bytes = size, waited
+        self._taken += before - len(items)
 
     def take_older(self, now: float, timeout: float) -> Iterator[tuple[Answer, float]]:
         """Take out what is past its timeout; yield (answer, start).
@@ -99,7 +118,10 @@ class _Queue:
         while ages and ages[0][0] + timeout <= now:
             start, added = ages.popleft()
             while self._taken < added:
-                yield self.take()[2], start
+                _, request, answer = self._items.popleft()
+                self.bytes -= len(request)
+                self._taken += 1
+                yield answer, start
         if self._items:
             ages.append((now, self._taken + len(self._items)))
 
@@ -180,34 +202,25 @@ class Proposals:
         return 0.0
 
     def _propose_batch(self, now: float) -> None:
-        ops = bytearray()
-        requests: list[bytes] = []
-        answers: list[Answer] = []
-        size = 0
+        taken = _Taken()
         room = min(BATCH_REQUESTS_MAX, CREDIT_REQUESTS - self._outstanding)
-        while self._queued and len(requests) < room and size < BATCH_BYTES_MAX:
-            op, request, answer = (self._urgent or self._queue).take()
-            if answer.closed:
-                continue
-            ops.append(op)
-            requests.append(request)
-            answers.append(answer)
-            size += len(request)
-        if not requests:
+        for queue in (self._urgent, self._queue):
+            queue.take_into(taken, room)
+        count = len(taken.requests)
+        if not count:
             return
         first_id = self._next_id
-        self._next_id += len(requests)
+        self._next_id += count
         mark = self.mark if self._batches else first_id
-        kinds = bytes(ops)
-        payload = encode_batch(self.session, mark, first_id, kinds, requests)
+        kinds = bytes(taken.ops)
+        payload = encode_batch(self.session, mark, first_id, kinds, taken.requests)
         self._mark_sent = mark
         self._idle_since = None
-        count = len(requests)
         self._batches[first_id] = _Batch(
             first_id,
             payload,
             count,
-            answers,
+            taken.answers,
             now + self._timeout,
             now + RETRY_SECONDS,
             RETRY_SECONDS,

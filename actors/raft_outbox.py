@@ -98,6 +98,7 @@ class Outbox:
         self._messages: list[PeerMessage] = []
         self._held: dict[int, _Held] = {}
         self._forwarded: dict[int, deque[int]] = {}
+        self._again = inf  # nothing that is held leaves before, whatever happens
 
     def add(self, message: PeerMessage) -> None:
         """Queue one message for the end of the turn."""
@@ -112,7 +113,7 @@ class Outbox:
         held = self._held.setdefault(member, _Held())
         held.clients_until = now + CLIENTS_SECONDS
         if held.append is not None:
-            held.append_due = now
+            held.append_due = self._again = now
 
     def asks(self, member: int, now: float) -> None:
         """A member asks for reads: it is likely to ask again soon."""
@@ -122,6 +123,7 @@ class Outbox:
         """Drop what was held: this member leads no more."""
         self._held.clear()
         self._forwarded.clear()
+        self._again = inf
 
     @property
     def holding(self) -> bool:
@@ -134,6 +136,8 @@ class Outbox:
         Returns the members whose messages were dropped, and when to flush again at the latest; inf
         while nothing is held.
         """
+        if not self._messages and now < self._again:
+            return set(), self._again
         leaving: list[PeerMessage] = []
         # The newest heartbeat of a turn says all that those before it do.
         beats = {each.to: each for each in self._messages if type(each) is MsgHeartbeat}
@@ -155,6 +159,9 @@ class Outbox:
         for member, held in self._held.items():
             self._look(member, held, now, leaving)
             again = min(again, held.append_due, held.beat_due, held.repeat_due)
+        # Whether a heartbeat is still needed is to be asked each time.
+        asked = any(held.beat is not None for held in self._held.values())
+        self._again = 0.0 if asked else again
         return self._send_all(leaving), again
 
     # --- entries and news of commits -------------------------------------------------------------

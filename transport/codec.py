@@ -26,14 +26,15 @@ class Codec:
     def __init__(self, wire: Mapping[int, type]) -> None:
         assert len(set(wire.values())) == len(wire), "a class has two tags"
         self._wire = dict(wire)
-        self._tags = {cls: tag for tag, cls in wire.items()}
+        self.tags = {cls: tag for tag, cls in wire.items()}
+        """By class."""
         self._fields = {cls: _getter(cls) for cls in wire.values()}
         self._width = {tag: len(dataclasses.fields(cls)) for tag, cls in wire.items()}
         self._pack = msgpack.Packer().pack
 
     def tag(self, message: object) -> int:
         """Return the tag of a message; KeyError if it has none (a local message)."""
-        return self._tags[type(message)]
+        return self.tags[type(message)]
 
     def name(self, tag: int) -> str:
         """Return the class name behind a tag, for people."""
@@ -43,7 +44,7 @@ class Codec:
     def encode(self, message: object) -> bytes:
         """Serialise one message of the table."""
         cls = type(message)
-        packed: bytes = self._pack((self._tags[cls], *self._fields[cls](message)))
+        packed: bytes = self._pack((self.tags[cls], *self._fields[cls](message)))
         return packed
 
     def decode(self, data: bytes | memoryview) -> Any:

@@ -28,7 +28,7 @@ from pykka._envelope import Envelope
 
 from raft.message import message
 from transport.counters import Board, Cell
-from transport.links import Links, Received
+from transport.links import Links, Received, receive_all
 
 BATCH_MAX: Final = 256
 QUEUE_MAX: Final = 4096
@@ -44,6 +44,9 @@ class Tick:
     """Time has passed; `now` is CLOCK_MONOTONIC in seconds. Never crosses a process boundary."""
 
     now: float
+
+
+_FLUSH: Final = Envelope(Flush())
 
 
 class _Watched(NamedTuple):
@@ -64,7 +67,11 @@ class Mailbox:
     def __init__(self, links: Links, board: Board, name: str, *, tick_seconds: float) -> None:
         self.links = links
         self._words = board.words
-        self._block = board.block(name)
+        block = board.block(name)
+        self._batches = block + int(Cell.BATCHES)
+        self._items = block + int(Cell.ITEMS)
+        self._tag = block + int(Cell.TAG)
+        self._loops = block + int(Cell.LOOPS)
         self._tick_seconds = tick_seconds
         self._next_tick = time.monotonic()
         self._local: deque[Envelope[Any]] = deque()
@@ -99,17 +106,19 @@ class Mailbox:
                 return Envelope(Tick(now))
             if self._queue and self._since_flush < BATCH_MAX:
                 return self._take()
-            self._look(0.0)
-            if self._queue and self._since_flush < BATCH_MAX:
-                return self._take()
             if not self._flushed:
+                self._look(0.0)
+                if self._queue and self._since_flush < BATCH_MAX:
+                    return self._take()
                 self._since_flush = 0
                 self._flushed = True
                 self._ticked = False
-                self._words[self._block + Cell.BATCHES] += 1
-                return Envelope(Flush())
+                self._words[self._batches] += 1
+                return _FLUSH
             self._since_flush = 0
-            if not self._queue:
+            if self._ready:
+                self._look(0.0)
+            elif not self._queue:
                 self._wait(now)
 
     def watch(
@@ -120,7 +129,7 @@ class Mailbox:
     ) -> None:
         """Call `callback` on the actor's thread whenever `source` is ready; a Flush follows."""
         descriptor = source if isinstance(source, int) else int(source.getsockopt(zmq.FD))
-        self._watched[descriptor] = _Watched(source, callback, events)
+        self._watched[descriptor] = _Watched(source, callback, int(events))
         self._epoll.register(descriptor, select.EPOLLIN)
         if not isinstance(source, int):
             self._ready.add(descriptor)
@@ -152,7 +161,7 @@ class Mailbox:
         self.links.taken = received
         self._since_flush += 1
         self._flushed = False
-        self._words[self._block + Cell.ITEMS] += received[2]
+        self._words[self._items] += received[2]
         return Envelope(received[1])
 
     def _look(self, seconds: float) -> None:
@@ -171,14 +180,13 @@ class Mailbox:
 
     def _drain(self) -> None:
         links = self.links
-        receive = links.socket.recv
         room = QUEUE_MAX - len(self._queue)
-        for _ in range(room):
-            try:
-                frame = receive(zmq.NOBLOCK)
-            except zmq.Again:
-                self._ready.discard(self._socket)
-                return
+        if room <= 0:
+            return
+        frames = receive_all(links.socket, room)
+        if len(frames) < room:
+            self._ready.discard(self._socket)
+        for frame in frames:
             accepted = links.accept(frame)
             if accepted is not None:
                 self._queue.append(accepted)
@@ -199,7 +207,7 @@ class Mailbox:
         self._flushed = False
 
     def _wait(self, now: float) -> None:
-        self._words[self._block + Cell.TAG] = 0
+        self._words[self._tag] = 0
         until = self._next_tick
         hello = self.links.next_hello()
         if hello is not None:
@@ -207,4 +215,4 @@ class Mailbox:
         self._look(max(0.0, until - now))
         if hello is not None:
             self.links.tick(time.monotonic())
-        self._words[self._block + Cell.LOOPS] += 1
+        self._words[self._loops] += 1

@@ -416,6 +416,7 @@ def _construct(actor: Any, context: Any) -> None:
     actor.observer = SimpleNamespace(note=lambda *_: None)
     actor._words = actor.board.words
     actor._block = actor.board.block(context.name)
+    actor._metrics = actor._block + Cell.METRICS
     actor._bound = {cls: getattr(actor, name) for cls, name in actor._handlers.items()}
 
 
