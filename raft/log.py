@@ -233,7 +233,9 @@ class RaftLog:
 
     def has_next_committed_entries(self, allow_unstable: bool) -> bool:
         """Tell whether next_committed_entries() would return any."""
-        if self.applying_paused or self.unstable.snapshot is not None:
+        if self.applying >= self.committed or self.applying_paused:
+            return False
+        if self.unstable.snapshot is not None:
             return False
         return self.applying < self.max_appliable_index(allow_unstable)
 

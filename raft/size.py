@@ -10,17 +10,16 @@ from raft.state import Entry
 NO_LIMIT: Final = (1 << 64) - 1
 
 
-def _varint_size(value: int) -> int:
-    return (value.bit_length() + 6) // 7 or 1
-
-
 def entry_size(entry: Entry) -> int:
     """Bytes of the entry as raftpb would encode it: what limits and windows count."""
-    size = 2 + _varint_size(entry.term) + _varint_size(entry.index)
+    # A number takes a byte for each seven bits, and 0 takes one.
+    size = (
+        2 + ((entry.term.bit_length() + 6) // 7 or 1) + ((entry.index.bit_length() + 6) // 7 or 1)
+    )
     if entry.type:
         size += 2
     if length := len(entry.data):
-        size += 1 + _varint_size(length) + length
+        size += 1 + (length.bit_length() + 6) // 7 + length
     return size
 
 

@@ -145,7 +145,8 @@ class Mailbox:
 
     def wake_at(self, when: float) -> None:
         """Hand out the next Tick at `when` (CLOCK_MONOTONIC) if that is sooner than planned."""
-        self._next_tick = min(self._next_tick, when)
+        if when < self._next_tick:
+            self._next_tick = when
 
     def empty(self) -> bool:
         """Tell whether local messages are left to refuse after a stop."""

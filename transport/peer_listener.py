@@ -13,6 +13,7 @@ from typing import Final
 
 import zmq
 
+from transport.links import has_more
 from transport.log import Logger
 from transport.peer_address import adopt, bind
 from transport.peer_auth import Gate, Keys, PeerKeyError
@@ -153,7 +154,7 @@ class Listener:
                 return
             self._on_frame(frame, key)
             size += len(frame)
-            if size > BYTES_PER_TURN:
+            if size > BYTES_PER_TURN or not has_more(self._socket):
                 return
 
     def _on_events(self) -> None:
