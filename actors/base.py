@@ -127,6 +127,12 @@ class Actor(pykka.ThreadingActor):
         """Add to one metric word of this actor."""
         self._words[self._metrics + word] += amount
 
+    def _handle_receive(self, message: Any) -> Any:
+        """See pykka: what an actor handles is none of the proxies' messages it asks after first."""
+        if type(message) in self._bound:
+            return self.on_receive(message)
+        return super()._handle_receive(message)
+
     def on_receive(self, message: Any) -> Any:
         """Call the handler; an unknown type crashes the actor, as in Erlang."""
         bound = self._bound.get(type(message))

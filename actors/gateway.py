@@ -66,8 +66,6 @@ from transport.counters import Cell
 from transport.links import Welcome
 
 TICK_SECONDS: Final = 0.1
-TIMER_SECONDS: Final = 0.001
-"""What the event loop's timers can tell apart."""
 SIZES_SECONDS: Final = 1.0
 START_SECONDS: Final = 0.002
 UNAPPLIED_MAX: Final = 5000
@@ -112,7 +110,6 @@ class Gateway(LoopActor):
         self._overloaded = False
         self._generation = 0
         self._cpu = CpuWait()
-        self._coming_back = False
 
     def have(self, sender: str) -> int:
         """Return the session: the applier sends its results here."""
@@ -155,10 +152,10 @@ class Gateway(LoopActor):
             self._recover_unanswered()
         self._reads.wake()
 
-    def end_turn(self) -> None:
+    def end_turn(self) -> float:
         """Send what the turn's clients asked for and answer what is due."""
         if not self._serving:
-            return
+            return 0.0
         now = time.monotonic()
         self._look_at_member()
         self.header.term = self._status.term
@@ -166,14 +163,9 @@ class Gateway(LoopActor):
         spacing = self._cpu.spacing
         pause = max(self._proposals.flush(now, spacing), self._reads.flush(now, spacing))
         self._lease_calls.flush(now)
-        if pause and not self._coming_back:
-            self._coming_back = True
-            self.later(max(TIMER_SECONDS, pause), self._came_back)
         self._hub.read_now()
         self._front.flush()
-
-    def _came_back(self) -> None:
-        self._coming_back = False
+        return pause
 
     # --- life ------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, Final
 
 import uvloop
 import zmq
@@ -18,6 +18,9 @@ from transport.context import ActorContext
 from transport.counters import Cell
 from transport.links import has_more
 
+TIMER_SECONDS: Final = 0.001
+"""What the event loop's timers can tell apart."""
+
 
 class LoopActor(Actor):
     """See the module docstring."""
@@ -26,6 +29,7 @@ class LoopActor(Actor):
         super().__init__(context)
         self.loop = uvloop.new_event_loop()
         self._flush_scheduled = False
+        self._coming_back = False
 
     def begin(self) -> None:
         """Start to work; runs once, in the loop."""
@@ -35,8 +39,11 @@ class LoopActor(Actor):
         """Do what is due; return the seconds until it wants to be called again."""
         raise NotImplementedError
 
-    def end_turn(self) -> None:
-        """A turn of the loop is over: send what it produced."""
+    def end_turn(self) -> float:
+        """A turn of the loop is over: send what it produced.
+
+        Returns in how many seconds the next is to end at the latest; 0.0 when something comes.
+        """
         raise NotImplementedError
 
     def schedule_flush(self) -> None:
@@ -105,6 +112,12 @@ class LoopActor(Actor):
     def _flush_turn(self) -> None:
         self._flush_scheduled = False
         began = time.monotonic_ns()
-        self.end_turn()
+        pause = self.end_turn()
+        if pause and not self._coming_back:
+            self._coming_back = True
+            self.later(max(TIMER_SECONDS, pause), self._came_back)
         self._words[self._block + Cell.BATCHES] += 1
         self.observer.ends(0, FLUSH_TAG, began)
+
+    def _came_back(self) -> None:
+        self._coming_back = False

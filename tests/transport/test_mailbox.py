@@ -15,6 +15,7 @@ import zmq
 from pykka._envelope import Envelope
 
 from transport.counters import Board, Cell
+from transport.links import has_more, receive_all
 from transport.mailbox import BATCH_MAX, QUEUE_MAX, Flush, Mailbox, Tick
 
 SENDER = "gateway-0"
@@ -113,6 +114,17 @@ def test_no_more_is_drained_than_the_queue_holds(desk: Desk) -> None:
     desk.take()
 
     assert len(desk.mailbox.peek()) == QUEUE_MAX - 1
+
+
+def test_receiving_all_ends_at_its_limit_and_when_there_is_no_more(desk: Desk) -> None:
+    desk.post("a", "b", "c")
+    socket = desk.links.socket
+
+    assert receive_all(socket, 2) == [b"a", b"b"]
+    assert has_more(socket)
+    assert receive_all(socket, 2) == [b"c"]
+    assert not has_more(socket)
+    assert receive_all(socket, 2) == []
 
 
 def test_peek_tells_what_waits_without_taking_it(desk: Desk) -> None:
