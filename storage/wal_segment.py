@@ -81,11 +81,13 @@ class NextSegment:
         return self._ready
 
     def adopt(self, path: Path, descriptor: int) -> None:
-        """Use a file that stood ready when the log was opened."""
+        """Use a file that stood filled when the log was opened.
+
+        Who made it may have been killed before its name was durable, which is seen to here.
+        """
         with self._lock:
             assert self._path is None
             self._path, self._descriptor, self._filled = path, descriptor, self._segment_bytes
-            self._ready = True
 
     def offer_free(self, path: Path) -> bool:
         """Take a released file to recycle; False if there is one already. Waits for no sync."""

@@ -191,6 +191,40 @@ def test_no_segment_goes_before_the_name_of_the_newest_is_durable(tmp_path: Path
     wal.close()
 
 
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+class KilledFiles(RecordingFiles):
+    """Once `armed`, the process dies before it syncs a folder."""
+
+    armed = False
+
+    def sync_directory(self, path: Path) -> None:
+        if self.armed:
+            raise KilledError
+        super().sync_directory(path)
+
+
+def test_the_name_of_a_segment_made_ready_by_a_killed_process_is_made_durable(
+    tmp_path: Path,
+) -> None:
+    files = KilledFiles(open_journal(tmp_path / "io"))
+    wal = create(tmp_path, files)
+    fill(wal, 1, 2)
+    files.armed = True
+    with pytest.raises(KilledError):
+        wal.prepare_slice(1 << 20)
+    files.armed = False
+
+    wal, _ = reopen(tmp_path, files)
+    fill(wal, 2, ROLLED + 1)
+
+    assert len(wal.segments) == 2
+    assert wrong_images(tmp_path, expected(ROLLED)) == []
+    wal.close()
+
+
 def test_what_a_killed_process_left_unsynced_in_two_segments_is_made_durable(
     tmp_path: Path,
 ) -> None:
