@@ -35,6 +35,8 @@ from storage.wal_replay import Replay
 from transport.context import ActorContext
 from transport.log import Logger
 
+NEW: Final = "new"
+"""Folder in that of the log in which a new one is made."""
 SPACE_SECONDS: Final = 0.1
 """Between tries to start on a full disk: the applier frees its ballast, or somebody else does."""
 
@@ -62,6 +64,8 @@ def recover(context: ActorContext, log: Logger, resume_at: int = 0) -> Recovered
     files = default_files()
     if not Wal.exists(directory, files):
         _create(directory, config, files)
+    elif (directory / NEW).exists():
+        _finish(directory, files)
 
     def wait(error: Exception) -> None:
         log.error("no space left for the log", error=str(error))
@@ -107,7 +111,7 @@ def recover(context: ActorContext, log: Logger, resume_at: int = 0) -> Recovered
 def _create(directory: Path, config: Mapping[str, Any], files: Files) -> None:
     """Make the log in a folder that may be there already, and be a mount point.
 
-    It is made whole in a folder of its own inside; its one file gets its place last.
+    It is made whole in a folder of its own inside; then its one file gets its place.
     """
     token = config["initial_cluster_token"]
     members = {
@@ -125,7 +129,7 @@ def _create(directory: Path, config: Mapping[str, Any], files: Files) -> None:
     directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not directory.exists():
         files.make_directory(directory)
-    partial = directory / "new"
+    partial = directory / NEW
     if partial.exists():  # left by a start that was cut short
         for name in files.list(partial):
             files.unlink(partial / name)
@@ -136,9 +140,17 @@ def _create(directory: Path, config: Mapping[str, Any], files: Files) -> None:
     wal.close()
     (segment,) = wal.segments
     files.rename(partial / segment, directory / segment)
-    files.remove_directory(partial)
+    _finish(directory, files)
+
+
+def _finish(directory: Path, files: Files) -> None:
+    """Make the names of a new log durable; the folder that it was made in goes last.
+
+    As long as that is there, whoever made the log may have been killed before they were.
+    """
     files.sync_directory(directory)
     sync_ancestors(directory, files)
+    files.remove_directory(directory / NEW)
 
 
 def _applied(directory: Path) -> tuple[int, ConfState]:

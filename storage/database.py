@@ -159,6 +159,8 @@ def open_or_create(directory: Path) -> apsw.Connection:
     """Open the writer's connection, to a new database if there is none."""
     if not exists(directory):
         create(directory)
+    else:  # who gave CURRENT its name may have been killed before that was durable
+        default_files().sync_directory(directory)
     return open_writer(directory)
 
 

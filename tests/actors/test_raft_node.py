@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from actors.messages import AppliedTo, Durable, Propose
 from actors.metrics import Histogram, RaftMetric
 from actors.raft_log import MEMORY_BYTES_MAX, TAIL_BYTES
 from actors.raft_node import RaftNode
+from actors.recovery import NEW
+from storage.files import OsFiles
 from tests.actors.boards import context, make_board
 from transport.mailbox import Flush
 
@@ -25,6 +29,10 @@ CONFIG = {
     "name": "m1",
     "wal_dir": "",
 }
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
 
 
 def start(
@@ -68,6 +76,32 @@ def test_a_log_is_made_in_a_folder_that_is_there_already_and_holds_no_log(tmp_pa
     assert (wal_dir / "lost+found").exists()
     assert not (wal_dir / "new").exists()
     stop(again)
+
+
+def test_a_new_log_whose_names_may_not_be_durable_is_not_written_to_before_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_board(tmp_path)
+    wal_dir = tmp_path / "wal"
+    config = CONFIG | {"wal_dir": str(wal_dir)}
+
+    def die(_: OsFiles, path: Path) -> None:
+        if path == wal_dir and list(wal_dir.glob("*.wal")):
+            raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OsFiles, "sync_directory", die)
+        with pytest.raises(KilledError):
+            start(tmp_path, 1, config)
+    synced: list[Path] = []
+    monkeypatch.setattr(OsFiles, "sync_directory", lambda _, path: synced.append(path))
+
+    node, _ = start(tmp_path, 2, config)
+
+    assert synced[:2] == [wal_dir, tmp_path]
+    assert not (wal_dir / NEW).exists()
+    assert node.stats()["last_index"] == 1
+    stop(node)
 
 
 def test_the_only_voter_leads_once_its_configuration_is_applied(tmp_path: Path) -> None:

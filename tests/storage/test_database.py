@@ -20,6 +20,7 @@ from storage.database import (
     open_writer,
     set_current,
 )
+from storage.files import OsFiles
 
 
 def test_a_new_database_has_its_pragmas(tmp_path: Path) -> None:
@@ -62,6 +63,19 @@ def test_a_creation_that_was_cut_short_is_started_again(tmp_path: Path) -> None:
     create(folder)
 
     assert open_writer(folder).execute("SELECT revision FROM progress").get == 1
+
+
+def test_the_name_of_the_file_in_use_is_durable_before_it_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "db"
+    open_or_create(folder).close()
+    synced: list[Path] = []
+    monkeypatch.setattr(OsFiles, "sync_directory", lambda _, path: synced.append(path))
+
+    open_or_create(folder).close()
+
+    assert synced == [folder]
 
 
 def test_what_can_not_be_opened_is_named(tmp_path: Path) -> None:
