@@ -21,7 +21,8 @@ trouped and etcd on the same machine, in the same run, under the same load gener
 (`python -m benchmarks.load`), which runs on the same cores. Both run all the time, one is loaded at
 a time, and they take turns (A B, B A, A B, ...). This page is generated from
 [docs/benchmarks/](benchmarks/) by `python -m benchmarks.report`; the figures are those of the
-machine and the commit named with each section.
+machine, the commit and the Python named with each section. How that was built matters by 5 to 20 %:
+[evidence.md](evidence.md#three-members) says which is which.
 
 To reproduce: `make install`, then `make bench` (about 20 minutes), `make bench-cluster`,
 `make bench-scale`, `make bench-compaction`, `make bench-watch`, `make bench-leases`. `make
