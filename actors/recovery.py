@@ -131,9 +131,7 @@ def _create(directory: Path, config: Mapping[str, Any], files: Files) -> None:
         files.make_directory(directory)
     partial = directory / NEW
     if partial.exists():  # left by a start that was cut short
-        for name in files.list(partial):
-            files.unlink(partial / name)
-        files.remove_directory(partial)
+        _remove(partial, files)
     wal = Wal.create(partial, metadata, files, segment_bytes=scaled(SEGMENT_BYTES))
     wal.append(entries, HardState(term=1, vote=0, commit=len(entries)))
     wal.sync()
@@ -150,7 +148,14 @@ def _finish(directory: Path, files: Files) -> None:
     """
     files.sync_directory(directory)
     sync_ancestors(directory, files)
-    files.remove_directory(directory / NEW)
+    _remove(directory / NEW, files)
+
+
+def _remove(directory: Path, files: Files) -> None:
+    """Remove a folder of files, which a power loss may have brought back."""
+    for name in files.list(directory):
+        files.unlink(directory / name)
+    files.remove_directory(directory)
 
 
 def _applied(directory: Path) -> tuple[int, ConfState]:

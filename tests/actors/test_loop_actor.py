@@ -55,7 +55,7 @@ def test_turns_that_something_ends_meanwhile_make_no_more_timers() -> None:
     actor = Turns(end)
     for after in (0.0, 0.004, 0.008):
         actor.loop.call_later(after, actor.schedule_flush)
-    actor.loop.call_later(0.2, actor.loop.stop)
+    actor.loop.call_later(0.5, actor.loop.stop)
     actor.run()
 
     assert len(actor.ended) == 4

@@ -93,6 +93,7 @@ def test_a_new_log_whose_names_may_not_be_durable_is_not_written_to_before_they_
         patch.setattr(OsFiles, "sync_directory", die)
         with pytest.raises(KilledError):
             start(tmp_path, 1, config)
+    (wal_dir / NEW / "old name").touch()  # brought back by a power loss
     synced: list[Path] = []
     monkeypatch.setattr(OsFiles, "sync_directory", lambda _, path: synced.append(path))
 
