@@ -389,13 +389,14 @@ class Gateway(LoopActor):
             self._session_opened()
 
     def _recover_unanswered(self) -> None:
-        again = recover(self._reader, self._proposals, time.monotonic())
+        again = recover(self._reader, self._proposals, time.monotonic(), self.observer.found)
         self.count(GatewayMetric.REPROPOSED, again)
         self._reads.wake()
 
     def _look_at_work(self, now: float) -> None:
         at_work = applier_is_at_work(self.board, now)
-        again = retry_late(self._reader, self._proposals, now, at_work=at_work)
+        found = self.observer.found
+        again = retry_late(self._reader, self._proposals, now, found, at_work=at_work)
         self.count(GatewayMetric.REPROPOSED, again)
         if not self._proposals.open:
             self._open_session(now)

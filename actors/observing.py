@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from actors import messages
 from actors.tap import Taps
-from actors.wire import WIRE
+from actors.wire import WIRE, codec
 from transport.counters import Board, Cell
 from transport.latency import Latency
 from transport.links import Correlations, Links
@@ -35,6 +35,7 @@ MESSAGE_NAMES: Final = {tag: cls.__name__ for tag, cls in WIRE.items()} | {
 """What an actor is doing, in words, by the tag on the board."""
 NOTED_NS: Final = 1_000_000
 """A Tick, or a Flush of no messages, that took this long is worth a record."""
+_APPLIED: Final = codec.tags[messages.Applied]
 _IN: Final = int(Kind.IN)
 _LOCAL: Final = int(Kind.LOCAL)
 
@@ -141,6 +142,12 @@ class Observer:
             self._pending = False
             if words[self._operations]:
                 words[self._operations] = 0
+
+    def found(self, correlation: int, items: int) -> None:
+        """Record that an answer was looked up, whose message (Applied) may never come."""
+        if self._recorder.enabled:
+            now, own = time.monotonic_ns(), self._position
+            self._recorder.note(_LOCAL, _APPLIED, own, 0, items, 0, correlation, now, work_ns=1)
 
     def note(self, tag: int, began: int, work: int, operations: int = 0) -> None:
         """Record something this actor did by itself."""

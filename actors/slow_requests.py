@@ -121,7 +121,7 @@ class SlowRequests:
                 del self._open[next(iter(self._open))]
             self._open.setdefault((record.tag, record.correlation), record)
             return
-        if record.kind != Kind.IN or not record.correlation:
+        if record.kind not in (Kind.IN, Kind.LOCAL) or not record.correlation:
             return
         asked = {APPLIED: PROPOSE, READ_STATES: READ_INDEX}.get(record.tag)
         if asked is None:

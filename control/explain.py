@@ -6,10 +6,11 @@ sync of its own log, a quorum of its followers, its leader.
 Nothing is measured for it: everything is read from the flight recorders of all actors, also of the
 stuck and the dead. A batch of requests is followed from its gateway's Propose (by the number of its
 first request) to the raft node (by the sequence on the edge), to the first Apply sent after that,
-to the applier's Applied that names the batch, and back. An only voter's Apply leaves before the log
-is synced: until that is done the time is the raft node's, whatever the applier does. Reads are
-followed by their ReadIndex. So a recorder that holds RECORDS messages explains about the last
-hundred batches. Only who has not answered a leader yet is asked of its raft node.
+to the applier's Applied that names the batch, and back; or until the gateway found the answer in
+the database, when no message brought it. An only voter's Apply leaves before the log is synced:
+until that is done the time is the raft node's, whatever the applier does. Reads are followed by
+their ReadIndex. So a recorder that holds RECORDS messages explains about the last hundred batches.
+Only who has not answered a leader yet is asked of its raft node.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ AT_WORK: Final = "at work"
 QUORUM: Final = "waiting for a quorum of followers"
 LEADER: Final = "waiting for the leader"
 NO_LEADER: Final = "waiting for an election"
+FOUND: Final = "until the answer was found in the database"
 BAR: Final = 40
 MOSTLY: Final = 0.8
 Trails = Mapping[str, Sequence[Record]]
@@ -151,10 +153,22 @@ class Explainer:
                 return record
         return None
 
+    def _found(self, gateway: str, sent: Record) -> Record | None:
+        """Find the gateway's note that it looked the answer up, unless a message came before."""
+        for record in self._trails[gateway]:
+            if record.tag != self._types.get("Applied") or record.time_ns < sent.time_ns:
+                continue
+            if record.incarnation != sent.incarnation:  # whose requests are others
+                continue
+            if record.correlation <= sent.correlation < record.correlation + record.items:
+                return record if record.kind == Kind.LOCAL else None
+        return None
+
     # --- the ways ---------------------------------------------------------------------------------
 
     def _write(self, gateway: str, sent: Record) -> Explanation | None:
-        way = _Way(sent.time_ns)
+        found = self._found(gateway, sent)
+        way = _Way(sent.time_ns, None if found is None else found.time_ns)
         raft = self._received(RAFT_NODE, gateway, sent)
         answer = self._answer(APPLIER, "Applied", gateway, sent)
         apply = None
@@ -282,7 +296,10 @@ class Explainer:
     ) -> Explanation | None:
         last, answer = answered
         got = None if answer is None else self._received(gateway, last, answer)
-        if got is not None:
+        found = self._found(gateway, sent) if kind == "write" else None
+        if found is not None:
+            way.to(gateway, FOUND, found.time_ns)
+        elif got is not None:
             if not way.spans:
                 way.to(last, "on the way (recorders have forgotten)", got.time_ns - got.wait_ns)
             way.to(gateway, "in the mailbox", got.time_ns)
@@ -296,6 +313,7 @@ class Explainer:
         spans = tuple(self._with_cause(span, sent.time_ns) for span in way.spans)
         total = sum(span.length_ns for span in spans)
         operations = tuple(operation_names(sent.operations))
+        finished = found is not None or got is not None
         return Explanation(
             kind=kind,
             operations=operations,
@@ -304,9 +322,9 @@ class Explainer:
             requests=sent.items,
             began_ns=sent.time_ns,
             total_ns=total,
-            finished=got is not None,
+            finished=finished,
             spans=spans,
-            verdict=verdict(spans, total, finished=got is not None, operations=operations),
+            verdict=verdict(spans, total, finished=finished, operations=operations),
         )
 
     def _is_past(self, gateway: str, sent: Record, last: str) -> bool:
@@ -359,14 +377,17 @@ class Explainer:
 
 
 class _Way:
-    """Spans one after the other."""
+    """Spans one after the other; none goes beyond the end if there is one."""
 
-    def __init__(self, began_ns: int) -> None:
+    def __init__(self, began_ns: int, end_ns: int | None = None) -> None:
         self._began = self._at = began_ns
+        self._end = end_ns
         self.spans: list[Span] = []
 
     def to(self, actor: str, what: str, until_ns: int) -> None:
         """Add the stretch that ends at `until_ns`."""
+        if self._end is not None:
+            until_ns = min(until_ns, self._end)
         until_ns = max(until_ns, self._at)
         if until_ns == self._at and self.spans and self.spans[-1].actor == actor:
             return  # nothing to tell
@@ -417,7 +438,7 @@ def verdict(
         words += f" behind {worst.behind}" if worst.behind else ""
     elif worst.what == SYNCING or (worst.what == WRITING and not worst.behind):
         words = f"in {worst.actor}, {worst.what}"
-    elif worst.what in (QUORUM, LEADER, NO_LEADER):
+    elif worst.what in (QUORUM, LEADER, NO_LEADER, FOUND):
         words = f"in {worst.actor}, {worst.what}"
         words += f": {worst.behind}" if worst.behind else ""
     elif worst.behind:

@@ -34,10 +34,16 @@ def test_a_late_batch_is_proposed_again_unless_the_applier_is_at_something(tmp_p
     proposals.add(Op.PUT, b"put", Asker())
     proposals.flush(0.0)
 
-    held = retry_late(driver.reader, proposals, LATE, at_work=True)
-    early = retry_late(driver.reader, proposals, LATE + 0.1, at_work=False)
-    again = retry_late(driver.reader, proposals, LATE + 1.0, at_work=False)
+    seen: list[tuple[int, int]] = []
+
+    def found(first_id: int, count: int) -> None:
+        seen.append((first_id, count))
+
+    held = retry_late(driver.reader, proposals, LATE, found, at_work=True)
+    early = retry_late(driver.reader, proposals, LATE + 0.1, found, at_work=False)
+    again = retry_late(driver.reader, proposals, LATE + 1.0, found, at_work=False)
 
     assert (held, early, again) == (0, 0, 1)
     assert wire.sent == [wire.sent[0]] * 2
+    assert not seen
     driver.close()

@@ -387,6 +387,49 @@ def test_what_was_answered_out_of_the_database_is_not_called_open(story: Story) 
     assert explain(story.paper.view())["slowest"] == []
 
 
+def found(story: Story, at: float, number: int) -> None:
+    """The gateway looks an answer up."""
+    own = story.paper.board.position("gateway-0")
+    at_ns = story.began + round(at * MS)
+    story.rings["gateway-0"].note(Kind.LOCAL, TAGS[Applied], own, 0, 1, 0, number, at_ns, work_ns=1)
+
+
+def test_an_answer_that_was_found_in_the_database_ends_a_request(story: Story) -> None:
+    story.sent("gateway-0", "raft-node", Propose, 0, 41, 9)
+    story.handled("raft-node", "gateway-0", Propose, 1, 41, 9, wait=1)
+    story.sent("raft-node", "applier", Apply, 3, 70, 5)
+    story.handled("applier", "raft-node", Apply, 4, 70, 5, wait=1)
+    story.sent("applier", "gateway-0", Applied, 5, 41, 3)  # lost
+    found(story, 505, 41)
+
+    one = story.explained()
+
+    assert one["finished"]
+    assert one["verdict"] == (
+        "505.0 ms: 500.0 ms in gateway-0, until the answer was found in the database"
+    )
+
+
+def test_an_answer_that_was_found_before_its_message_came_came_then(story: Story) -> None:
+    story.sent("gateway-0", "raft-node", Propose, 0, 41, 9)
+    found(story, 4.5, 41)
+    story.sent("applier", "gateway-0", Applied, 5, 41, 3)
+    story.handled("gateway-0", "applier", Applied, 6, 41, 3, wait=1)
+
+    one = story.explained()
+
+    assert one["finished"]
+    assert one["total_ns"] == 4.5 * MS
+
+
+def test_an_answer_whose_message_came_first_is_told_by_that(story: Story) -> None:
+    put(story)
+    found(story, 9, 40)
+    found(story, 10, 41)
+
+    assert story.explained()["total_ns"] == 6.5 * MS
+
+
 def test_only_what_is_slow_enough_is_told(story: Story) -> None:
     put(story)
 

@@ -123,6 +123,22 @@ def test_a_put_survives_a_broken_edge(
 
 
 @pytest.mark.e2e
+def test_an_answer_whose_message_is_lost_is_found_and_explained_so(
+    view: MemberView, client: Client
+) -> None:
+    fault.inject(view, "drop", "applier:gateway-0", ratio=1.0, **{"for": 5.0})
+    since = time.monotonic_ns()
+
+    assert 0.4 < put(client) < 4.0  # before anything is sent on that edge again
+
+    one = next(
+        one for one in explain.explain(view, limit=1000)["slowest"] if one["began_ns"] >= since
+    )
+    assert one["finished"]
+    assert one["verdict"].endswith("in gateway-0, until the answer was found in the database")
+
+
+@pytest.mark.e2e
 def test_a_slow_actor_is_slow_for_as_long_as_was_said(view: MemberView, client: Client) -> None:
     put(client)
     fault.inject(view, "slow", "applier", ms=300, **{"for": 1.0})
