@@ -89,6 +89,7 @@ class _Held:
     conf_changed: bool
     compact_revision: int
     started: int
+    took: int
     lease_facts: list[LeaseFact]
 
 
@@ -116,6 +117,7 @@ class Applier(Actor):
         self._next_restart = 0.0
         self._retry_at = 0.0
         self._retry_pause = 0.05
+        self._slow_ns = int(float(context.config.get("warning_apply_duration_seconds", 0.1)) * 1e9)
 
     def on_start(self) -> None:
         """Open the database, or make it. Runs on the actor's thread."""
@@ -125,6 +127,7 @@ class Applier(Actor):
             once_there_is_space(partial(open_or_create, self._directory), self._make_space)
         )
         self._note_generation()
+        self.metric(ApplierMetric.INSTALLING, 0)
         self._machine = Machine(self._store, self._note_operations)
         self._commit_took = Histogram(self.board, self.name, ApplierMetric.COMMIT)
         self._leases = LeaseCounts(self.board, self.name)
@@ -206,6 +209,7 @@ class Applier(Actor):
         self._held = None
         self._waiting.clear()  # what it holds, and what raft has thrown away; the rest comes again
         failpoints.hit("applyBeforeOpenSnapshot")
+        self.metric(ApplierMetric.INSTALLING, 1)
         store = self._switch_to(message.term, message.index)
         failpoints.hit("applyAfterOpenSnapshot")
         self._store.abandon()
@@ -214,6 +218,7 @@ class Applier(Actor):
         self._committed = max(self._committed, message.index)
         self._applied_index = self._machine.applied_index
         self._prune_rows = 0
+        self.metric(ApplierMetric.INSTALLING, 0)
         self.count(ApplierMetric.INSTALLS)
         self._note_progress()
         self.metric(ApplierMetric.PRUNED_TO, max(0, self._store.pruned_to()))
@@ -304,8 +309,9 @@ class Applier(Actor):
         self._waiting = []
         requests = sum(len(batch[2]) for own in batches.values() for batch in own)
         facts = machine.take_lease_facts()
+        took = time.monotonic_ns() - started
         self._held = _Held(
-            entries, batches, requests, conf_changed, compact_revision, started, facts
+            entries, batches, requests, conf_changed, compact_revision, started, took, facts
         )
 
     def _watch_log(self, index: int) -> None:
@@ -322,6 +328,7 @@ class Applier(Actor):
     def _commit(self, held: _Held) -> None:
         """Commit the open transaction and tell everyone."""
         machine = self._machine
+        began = time.monotonic_ns()
         try:
             failpoints.hit("beforeCommit")
             self._store.commit()
@@ -334,6 +341,7 @@ class Applier(Actor):
         self._applied_index = machine.applied_index
         self._retry_pause = 0.05
         self._keep_room()
+        held.took += time.monotonic_ns() - began
         self._tell(held)
 
     def _tell(self, held: _Held) -> None:
@@ -353,12 +361,25 @@ class Applier(Actor):
         self.count(ApplierMetric.REQUESTS, self._uncounted)
         self._uncounted = 0
         self._commit_took.observe(time.monotonic_ns() - held.started)
+        if held.took > self._slow_ns:
+            self._tell_slow(held)
         self._untold_bytes += sum(len(entry.data) for entry in held.entries)
         if held.conf_changed or self._untold_bytes >= TOLD_BYTES:
             self._tell_raft_node()
         if machine.compact_revision != held.compact_revision:
             self._schedule_pruning()
         self._report(time.monotonic())
+
+    def _tell_slow(self, held: _Held) -> None:
+        """In etcd's words; waiting for the log does not count."""
+        self.count(ApplierMetric.SLOW_APPLIES)
+        self.log.warning(
+            "apply request took too long",
+            took=f"{held.took / 1e9:.6f}s",
+            expected_duration=f"{self._slow_ns / 1e9:g}s",
+            requests=held.requests,
+            applied_index=self._applied_index,
+        )
 
     def _tell_lessor(self, facts: list[LeaseFact]) -> None:
         """Tell what happened to leases; the board says so too, for a message may be lost."""

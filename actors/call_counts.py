@@ -89,7 +89,10 @@ class CallCounts:
     def total(self) -> dict[Call, dict[int, int]]:
         """Return, for each method, how often each code (or STARTED...) came in this member."""
         self.publish()
-        total: dict[Call, dict[int, int]] = {}
+        total: dict[Call, dict[int, int]] = {
+            (path, method.kind.value): {}
+            for path, method in zip(self._paths, self._methods, strict=True)
+        }
         for block in self._blocks:
             for what, place in self._pairs(block):
                 method, code = divmod(what - 1, CODES)

@@ -13,8 +13,9 @@ import time
 from typing import Any
 
 from actors.base import NANOSECONDS, Actor, handles, run
+from actors.histograms import compaction_pause, compaction_total
 from actors.messages import CompactionScheduled, Grant, Propose, Prune, Pruned
-from actors.metrics import ApplierMetric, GatewayMetric
+from actors.metrics import ApplierMetric, CompactorMetric, GatewayMetric
 from etcdpb.rpc_pb2 import CompactionRequest
 from kv.auto_compaction import policy
 from kv.batch import Op, encode_batch
@@ -44,6 +45,9 @@ class Compactor(Actor):
         self._work = False
         self._in_flight = False
         self._next_slice = 0.0
+        self._asked = 0.0
+        self._pauses = compaction_pause(self.board)
+        self._totals = compaction_total(self.board)
         self._started = 0.0
         self._pruned = 0
 
@@ -66,13 +70,18 @@ class Compactor(Actor):
     @handles(Pruned)
     def pruned(self, message: Pruned) -> None:
         """One slice is done; rest, then the next."""
+        now = time.monotonic()
+        if self._in_flight:
+            self._pauses.observe(now - self._asked)
         self._in_flight = False
         self._pruned += message.keys
-        self._next_slice = time.monotonic() + self._sleep
+        self._next_slice = now + self._sleep
         self.actor_inbox.wake_at(self._next_slice)
         if message.finished and self._work:
             self._work = False
-            took = time.monotonic() - self._started
+            took = now - self._started
+            self._totals.observe(took)
+            self.metric(CompactorMetric.LAST_SECONDS, int(time.time()))
             self.log.info(
                 "finished scheduled compaction",
                 compact_revision=message.revision,
@@ -100,6 +109,7 @@ class Compactor(Actor):
                 self._next_slice = message.now + self._sleep
                 self.actor_inbox.wake_at(self._next_slice)
             else:
+                self._asked = time.monotonic()
                 self._in_flight = self.send("applier", Prune(self._rows))
         if self._policy is None or not self._leads():
             return

@@ -26,10 +26,18 @@ from actors import client_requests
 from actors.actor_metrics import actor_families
 from actors.call_counts import RECEIVED, SENT, STARTED
 from actors.gateway_status import MemberWords
+from actors.histograms import (
+    MILLISECONDS,
+    compaction_pause,
+    compaction_total,
+    hash_times,
+    histogram,
+)
 from actors.lease_metrics import lease_families
 from actors.metrics import (
     BUCKET_SECONDS,
     ApplierMetric,
+    CompactorMetric,
     GatewayMetric,
     Histogram,
     RaftMetric,
@@ -64,12 +72,27 @@ GAUGES: Final[tuple[tuple[str, str, RaftMetric | ApplierMetric], ...]] = (
         "Bytes of entries appended to the log.",
         RaftMetric.WAL_BYTES,
     ),
+    (
+        "etcd_server_snapshot_apply_in_progress_total",
+        "1 while a received snapshot is being installed.",
+        ApplierMetric.INSTALLING,
+    ),
     ("trouped_database_wal_frames", "Pages in the database's log.", ApplierMetric.WAL_FRAMES),
     ("trouped_raft_snapshot_index", "Index of the last snapshot.", RaftMetric.SNAPSHOT_INDEX),
 )
 COUNTERS: Final[tuple[tuple[str, str, RaftMetric | ApplierMetric], ...]] = (
     ("etcd_server_leader_changes_seen", "Leader changes seen.", RaftMetric.LEADER_CHANGES),
     ("etcd_server_proposals_failed", "Proposals that failed.", RaftMetric.PROPOSALS_FAILED),
+    (
+        "etcd_server_heartbeat_send_failures",
+        "Heartbeats that were sent too late.",
+        RaftMetric.HEARTBEATS_LATE,
+    ),
+    (
+        "etcd_server_slow_apply",
+        "Batches that took longer to apply than --warning-apply-duration.",
+        ApplierMetric.SLOW_APPLIES,
+    ),
     ("etcd_mvcc_put", "Puts applied by this member.", ApplierMetric.PUTS),
     ("etcd_mvcc_delete", "Deletes applied by this member.", ApplierMetric.DELETES),
     ("etcd_mvcc_txn", "Txns applied by this member.", ApplierMetric.TXNS),
@@ -128,6 +151,7 @@ class MemberCollector(Collector):
         self._board = board
         self._status = status
         self._call_counts = call_counts
+        self._gateway_names = [name for name in board.names if name.startswith("gateway-")]
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family."""
@@ -157,6 +181,7 @@ class MemberCollector(Collector):
         yield from lease_families(self._board)
         yield from snapshot_families(self._board)
         yield from peer_families(self._board, status.member_id)
+        yield from self._compaction()
         yield from self._gateways()
         yield from self._histograms()
         yield from self._actors()
@@ -170,8 +195,25 @@ class MemberCollector(Collector):
     def total(self, word: GatewayMetric) -> int:
         """Return a word summed over all gateways."""
         board = self._board
-        gateways = [name for name in board.names if name.startswith("gateway-")]
-        return sum(board.get(name, Cell.METRICS + word) for name in gateways)
+        return sum(board.get(name, Cell.METRICS + word) for name in self._gateway_names)
+
+    def _compaction(self) -> Iterator[Metric]:
+        board = self._board
+        name = "etcd_debugging_mvcc_db_compaction"
+        last = board.get("compactor", Cell.METRICS + CompactorMetric.LAST_SECONDS)
+        yield _gauge(f"{name}_last", "Unix time of the last pruning of history.", last)
+        yield histogram(
+            f"{name}_pause_duration_milliseconds",
+            "Slices of pruning.",
+            compaction_pause(board),
+            unit=MILLISECONDS,
+        )
+        yield histogram(
+            f"{name}_total_duration_milliseconds",
+            "Prunings from beginning to end.",
+            compaction_total(board),
+            unit=MILLISECONDS,
+        )
 
     def _gateways(self) -> Iterator[Metric]:
         total = self.total
@@ -182,6 +224,16 @@ class MemberCollector(Collector):
             "etcd_server_slow_read_indexes",
             "Read indexes asked again.",
             total(GatewayMetric.SLOW_READ_INDEXES),
+        )
+        yield _counter(
+            "etcd_server_read_indexes_failed",
+            "Rounds of reads given up.",
+            total(GatewayMetric.READ_INDEXES_FAILED),
+        )
+        yield histogram(
+            "etcd_mvcc_hash_rev_duration_seconds",
+            "HashKV, from the request to the hash.",
+            *(hash_times(self._board, name) for name in self._gateway_names),
         )
         yield _counter(
             "etcd_network_client_grpc_received_bytes",
@@ -237,7 +289,7 @@ class MemberCollector(Collector):
         )
         for (path, kind), counts in calls:
             _, service, method = path.split("/")
-            for code, count in sorted(counts.items()):
+            for code, count in sorted(({Code.OK: 0} | counts).items()):
                 if code <= max(Code):
                     handled.add_metric((code_name(code), method, service, kind), count)
         yield handled

@@ -31,6 +31,7 @@ from actors.exposition import MemberCollector
 from actors.front import Front
 from actors.gateway_http import MemberPages
 from actors.gateway_status import MemberWords
+from actors.histograms import hash_times
 from actors.leadership import Transfers
 from actors.lease_calls import LeaseCalls
 from actors.lease_clocks import read_expiries
@@ -110,6 +111,7 @@ class Gateway(LoopActor):
         self._overloaded = False
         self._generation = 0
         self._cpu = CpuWait()
+        self._hash_took = hash_times(self.board, self.name)
 
     def have(self, sender: str) -> int:
         """Return the session: the applier sends its results here."""
@@ -404,7 +406,9 @@ class Gateway(LoopActor):
             self._publisher.start(publish=self._slot == 0)
         self._look_at_version(now)
         self._proposals.tell_mark(now)
+        failed = self._reads.failed
         self.count(GatewayMetric.SLOW_READ_INDEXES, self._reads.late(now))
+        self.count(GatewayMetric.READ_INDEXES_FAILED, self._reads.failed - failed)
         self._lease_calls.late(now)
         self._wake_physical()
         self.metric(GatewayMetric.PENDING, len(self._proposals))
@@ -472,9 +476,14 @@ class Gateway(LoopActor):
         self, call: Call, revision: int, finished: Callable[[int, int, int, int], None]
     ) -> None:
         """Hash in slices, from a fresh view."""
+        began = time.monotonic()
+
+        def hashed(*found: int) -> None:
+            self._hash_took.observe(time.monotonic() - began)
+            finished(*found)
 
         def serve(view: Any, call: Call) -> None:
-            self._scans.start_hash(call, revision, view.applied_index, finished)
+            self._scans.start_hash(call, revision, view.applied_index, hashed)
 
         self.read(call, serve, serializable=False)
 

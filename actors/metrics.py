@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from enum import IntEnum
+from itertools import accumulate
+from math import inf
 from typing import Final
 
 from transport.counters import Board, Cell
@@ -39,6 +41,7 @@ class RaftMetric(IntEnum):
     PEER_MESSAGES_REFUSED = 20
     SYNC_SINCE_NS = 21  # CLOCK_MONOTONIC; 0 while the thread that syncs the log has nothing to do
     WAL_RESUME_AT = 22  # see Wal.resume_at; for the next incarnation
+    HEARTBEATS_LATE = 23
     FSYNC = 32
     WAL_WRITE = 48
 
@@ -65,6 +68,8 @@ class ApplierMetric(IntEnum):
     LEASE_INDEX = 16  # of the newest batch that changed leases
     LEASES_GRANTED = 17
     LEASES_REVOKED = 18
+    INSTALLING = 19
+    SLOW_APPLIES = 20
     COMMIT = 32
     LEASE_TTL = 64  # lease_metrics.py
 
@@ -86,7 +91,9 @@ class GatewayMetric(IntEnum):
     WATCH_STREAMS = 17
     SLOW_WATCHERS = 18
     WATCH_EVENTS = 19
+    READ_INDEXES_FAILED = 21
     UNREAD_REVISION = 20  # watchers have still to read from here on: not pruned yet; 0 is none
+    HASH_REV = 24
     CLIENT_REQUESTS = 40  # pairs, see client_requests.py
     CALLS = 64  # pairs, see call_counts.py
 
@@ -134,6 +141,14 @@ class LessorMetric(IntEnum):
     REFUSED = 5  # payloads of other members that could not be read
 
 
+class CompactorMetric(IntEnum):
+    """Words of the compactor."""
+
+    LAST_SECONDS = 0  # Unix time at which history was pruned last
+    PAUSE = 16
+    TOTAL = 32
+
+
 class SnapshotterMetric(IntEnum):
     """Words of the snapshotter."""
 
@@ -178,3 +193,26 @@ class Histogram:
         """Return the count of each bucket (not cumulative) and the sum in seconds."""
         buckets = [self._words[self._first + i] for i in range(15)]
         return buckets, self._words[self._first + 15] / 1e9
+
+
+class Scaled:
+    """A histogram in buckets of etcd's that begin later than 1 ms, or are fewer.
+
+    Times are divided before they are counted, so `size` buckets begin at `divisor` ms.
+    """
+
+    def __init__(self, board: Board, name: str, first: int, divisor: int, size: int) -> None:
+        self._divisor, self._size = divisor, size
+        self._histogram = Histogram(board, name, first)
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration."""
+        self._histogram.observe(int(seconds * 1e9) // self._divisor)
+
+    def read(self) -> tuple[list[tuple[float, float]], float]:
+        """Return (upper bound in seconds, cumulative count) of each bucket, and the sum."""
+        counts, total = self._histogram.read()
+        bounds = [bound * self._divisor for bound in BUCKET_SECONDS[: self._size]]
+        running = list(accumulate(map(float, counts)))
+        buckets = list(zip(bounds, running, strict=False))
+        return [*buckets, (inf, running[-1])], total * self._divisor

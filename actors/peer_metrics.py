@@ -17,6 +17,11 @@ def peer_families(board: Board, member_id: int) -> Iterator[Metric]:
         "The current number of active peer connections.",
         labels=("Local", "Remote"),
     )
+    known = GaugeMetricFamily(
+        "etcd_network_known_peers",
+        "The current number of known peers.",
+        labels=("Local", "Remote"),
+    )
     sent = CounterMetricFamily(
         "etcd_network_peer_sent_bytes", "The total number of bytes sent to peers.", labels=("To",)
     )
@@ -33,9 +38,11 @@ def peer_families(board: Board, member_id: int) -> Iterator[Metric]:
         if not words[PeerMetric.ID]:
             continue
         peer = f"{words[PeerMetric.ID]:x}"
+        known.add_metric((f"{member_id:x}", peer), 1)
         active.add_metric((f"{member_id:x}", peer), int(words[PeerMetric.ACTIVE_SINCE_NS] != 0))
         sent.add_metric((peer,), words[PeerMetric.SENT_BYTES])
         received.add_metric((peer,), words[PeerMetric.RECEIVED_BYTES])
+    yield known
     yield active
     yield sent
     yield received

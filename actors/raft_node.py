@@ -103,7 +103,8 @@ class RaftNode(Actor):
         self._transport = self.board.block("transport") + Cell.METRICS
         self._granting = Granting(self._election_timeout)
         own = partial(self.board.get, context.name)
-        self._words_of_role = RoleWords(own, self.metric, self._election_timeout)
+        timeouts = (self._tick_length, self._election_timeout)
+        self._words_of_role = RoleWords(own, self.metric, self.log, *timeouts)
         self._requests = 0
         self._clients = Clients(self.board)
         self._refusals = Refusals(self.log)
@@ -251,7 +252,8 @@ class RaftNode(Actor):
         elif self._log.cover(message, self._words[self._applier + ApplierMetric.REQUESTS]):
             self.metric(RaftMetric.SNAPSHOT_INDEX, self._log.snapshot_index)
             self.metric(RaftMetric.WAL_RESUME_AT, self._log.wal.resume_at)
-            self.log.debug("compacted Raft logs", compact_index=self._storage.first_index() - 1)
+            self.log.info("saved snapshot to disk", snapshot_index=self._log.snapshot_index)
+            self.log.info("compacted Raft logs", compact_index=self._storage.first_index() - 1)
 
     # --- other members ---------------------------------------------------------------------------
 

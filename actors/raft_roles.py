@@ -19,8 +19,10 @@ from actors.metrics import RaftMetric
 from actors.raft_grant import boottime_ns
 from raft.raw_node import RawNode
 from transport.counters import Cell
+from transport.log import Logger
 
 LICENCE_TIMEOUTS: Final = 2
+LATE_HEARTBEATS: Final = 2  # etcd counts one as failed that is later than that
 
 
 class RoleWords:
@@ -30,11 +32,17 @@ class RoleWords:
         self,
         read: Callable[[int], int],
         write: Callable[[RaftMetric, int], None],
+        log: Logger,
+        heartbeat: float,
         election_timeout: float,
     ) -> None:
-        """`election_timeout` in seconds."""
+        """`heartbeat` and `election_timeout` in seconds."""
         self._read = read
         self._write = write
+        self._log = log
+        self._leader = 0
+        self._stamped = 0
+        self._late_ns = int(LATE_HEARTBEATS * heartbeat * 1e9)
         self._licence_ns = int(LICENCE_TIMEOUTS * election_timeout * 1e9)
 
     def take_licence(self, term: int) -> float:
@@ -52,17 +60,38 @@ class RoleWords:
         return left_ns / 1e9 if led_term == term > 0 and left_ns > 0 else 0.0
 
     def stamp(self, node: RawNode) -> None:
-        """Say that the leader lives; called on every tick."""
-        if node.is_leader:
-            self._write(RaftMetric.LED_AT, boottime_ns())
+        """Say that the leader lives; called on every tick, which sends heartbeats."""
+        if not node.is_leader:
+            self._stamped = 0
+            return
+        now = boottime_ns()
+        if 0 < self._stamped < now - self._late_ns and len(node.status().progress) > 1:
+            failed = self._read(Cell.METRICS + RaftMetric.HEARTBEATS_LATE)
+            self._write(RaftMetric.HEARTBEATS_LATE, failed + 1)
+        self._stamped = now
+        self._write(RaftMetric.LED_AT, now)
 
     def tell(self, node: RawNode) -> None:
         """Tell who leads, and whether this member does."""
         leads = node.is_leader
+        self._log_leader(node.raft.id, node.raft.lead, node.raft.term)
         self._write(RaftMetric.LEADER, node.raft.lead)
         self._write(RaftMetric.IS_LEADER, leads)
         self._write(RaftMetric.LED_TERM, node.raft.term if leads else 0)
         self.stamp(node)
+
+    def _log_leader(self, member: int, leader: int, term: int) -> None:
+        """In etcd's words, which tools wait for."""
+        before, self._leader = self._leader, leader
+        if leader == before:
+            return
+        if not before:
+            text = f"elected leader {leader:x}"
+        elif leader:
+            text = f"changed leader from {before:x} to {leader:x}"
+        else:
+            text = f"lost leader {before:x}"
+        self._log.info(f"raft.node: {member:x} {text} at term {term}")
 
 
 def describe(node: RawNode, member_id: int) -> dict[str, Any]:

@@ -60,6 +60,8 @@ class Reads:
     timeout: float
     timed_out: Callable[[float], Status] = lambda start: TIMEOUT
     incarnation: int = 0
+    failed: int = 0
+    """Rounds given up: nobody confirmed an index, or the database did not get there in time."""
     _new: list[Read] = field(default_factory=list)
     _now: list[Read] = field(default_factory=list)
     _rounds: deque[_Round] = field(default_factory=deque)
@@ -142,8 +144,10 @@ class Reads:
         self.wake()
         while self._rounds and self._rounds[0].deadline <= now:
             over = self._rounds.popleft()
+            self.failed += 1
             fail_all(over.reads, self.timed_out(over.deadline - self.timeout))
         while self._parked and self._parked[0].deadline <= now:
+            self.failed += 1
             fail_all(self._parked.popleft().reads, TIMEOUT)
         if self._rounds and now - self._rounds[-1].asked >= RETRY_SECONDS:
             self._rounds[-1].asked = now

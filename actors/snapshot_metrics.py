@@ -7,27 +7,20 @@ without such a label are etcd's.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import accumulate
 from typing import Final
 
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from actors.metrics import BUCKET_SECONDS, ApplierMetric, Histogram, SnapshotterMetric
+from actors.histograms import histogram
+from actors.metrics import ApplierMetric, Scaled, SnapshotterMetric
 from transport.counters import Board, Cell
 
-NANOSECONDS: Final = 1_000_000_000
-# The histograms' words count from 1 ms; etcd's buckets for these begin later. So times are divided
-# before they are counted: (word, divisor, number of etcd's buckets).
 _SCALES: Final = {
     SnapshotterMetric.MAKE: (10, 14),
     SnapshotterMetric.SEND: (100, 10),
     SnapshotterMetric.RECEIVE: (100, 10),
 }
+"""(divisor, size) of each in etcd; see Scaled."""
 _HISTOGRAMS: Final = (
     (
         "etcd_disk_backend_snapshot_duration_seconds",
@@ -82,24 +75,9 @@ _COUNTERS: Final = (
 )
 
 
-class SnapshotTimes:
-    """One of the snapshotter's histograms, in etcd's buckets."""
-
-    def __init__(self, board: Board, word: SnapshotterMetric) -> None:
-        self._divisor, self._size = _SCALES[word]
-        self._histogram = Histogram(board, "snapshotter", word)
-
-    def observe(self, seconds: float) -> None:
-        """Count one duration."""
-        self._histogram.observe(int(seconds * NANOSECONDS) // self._divisor)
-
-    def read(self) -> tuple[list[tuple[str, float]], float]:
-        """Return (upper bound in seconds, cumulative count) of each bucket, and the sum."""
-        counts, total = self._histogram.read()
-        bounds = [str(round(bound * self._divisor, 3)) for bound in BUCKET_SECONDS[: self._size]]
-        running = list(accumulate(map(float, counts)))
-        buckets = list(zip(bounds, running, strict=False))
-        return [*buckets, ("+Inf", running[-1])], total * self._divisor
+def snapshot_times(board: Board, word: SnapshotterMetric) -> Scaled:
+    """Return one of the snapshotter's histograms, in etcd's buckets."""
+    return Scaled(board, "snapshotter", word, *_SCALES[word])
 
 
 def snapshot_families(board: Board) -> Iterator[Metric]:
@@ -118,6 +96,4 @@ def snapshot_families(board: Board) -> Iterator[Metric]:
         value=board.get("applier", Cell.METRICS + ApplierMetric.INSTALLS),
     )
     for name, text, number in _HISTOGRAMS:
-        family = HistogramMetricFamily(name, text)
-        family.add_metric((), *SnapshotTimes(board, number).read())
-        yield family
+        yield histogram(name, text, snapshot_times(board, number))

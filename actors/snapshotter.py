@@ -30,7 +30,7 @@ from actors.messages import (
 )
 from actors.metrics import ApplierMetric, Histogram, RaftMetric, SnapshotterMetric
 from actors.peer_codec import decode_peer
-from actors.snapshot_metrics import SnapshotTimes
+from actors.snapshot_metrics import snapshot_times
 from actors.snapshot_receiver import SnapshotReceiver
 from actors.snapshot_sender import SnapshotSender
 from actors.snapshot_transfer import Chunk, Message, Offer, TransferError, decode, encode
@@ -69,9 +69,9 @@ class Snapshotter(Actor):
         self._next_purge = time.monotonic() + PURGE_SECONDS
         self._next_problem = 0.0
         self._took = Histogram(self.board, self.name, SnapshotterMetric.CHECKPOINT)
-        self._making_took = SnapshotTimes(self.board, SnapshotterMetric.MAKE)
-        self._sending_took = SnapshotTimes(self.board, SnapshotterMetric.SEND)
-        self._receiving_took = SnapshotTimes(self.board, SnapshotterMetric.RECEIVE)
+        self._making_took = snapshot_times(self.board, SnapshotterMetric.MAKE)
+        self._sending_took = snapshot_times(self.board, SnapshotterMetric.SEND)
+        self._receiving_took = snapshot_times(self.board, SnapshotterMetric.RECEIVE)
 
     @handles(Committed)
     def committed(self, message: Committed) -> None:

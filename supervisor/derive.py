@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from supervisor.errors import ConfigError
+from supervisor.feature_gates import resolve_gates
 from supervisor.go_syntax import HOUR, SECOND, duration_complaint, parse_duration
 from supervisor.urls import Url, parse_initial_cluster, parse_url, split_host_port
 
@@ -35,6 +36,72 @@ PEER_TLS_FLAGS: Final = frozenset(
         "peer-skip-client-san-verification",
     }
 )
+
+CLIENT_TLS_FLAGS: Final = frozenset(
+    {
+        "cert-file",
+        "key-file",
+        "client-cert-file",
+        "client-key-file",
+        "client-cert-auth",
+        "client-crl-file",
+        "client-cert-allowed-hostname",
+        "trusted-ca-file",
+        "auto-tls",
+        "self-signed-cert-validity",
+        "cipher-suites",
+        "tls-min-version",
+        "tls-max-version",
+    }
+)
+DISCOVERY_FLAGS: Final = frozenset(
+    {
+        "discovery-token",
+        "discovery-dial-timeout",
+        "discovery-request-timeout",
+        "discovery-keepalive-time",
+        "discovery-keepalive-timeout",
+        "discovery-insecure-transport",
+        "discovery-insecure-skip-tls-verify",
+        "discovery-cert",
+        "discovery-key",
+        "discovery-cacert",
+        "discovery-user",
+        "discovery-password",
+        "discovery-fallback",
+        "discovery-srv-name",
+    }
+)
+WITHOUT_EFFECT: Final = (
+    CLIENT_TLS_FLAGS
+    | DISCOVERY_FLAGS
+    | {
+        "auth-token",
+        "auth-token-ttl",
+        "backend-batch-interval",
+        "backend-batch-limit",
+        "backend-bbolt-freelist-type",
+        "bcrypt-cost",
+        "bootstrap-defrag-threshold-megabytes",
+        "compact-hash-check-time",
+        "corrupt-check-time",
+        "downgrade-check-time",
+        "enable-grpc-gateway",
+        "enable-log-rotation",
+        "enable-pprof",
+        "log-rotation-config-json",
+        "max-learners",
+        "memory-mlock",
+        "metrics",
+        "raft-read-timeout",
+        "raft-write-timeout",
+        "strict-reconfig-check",
+        "unsafe-no-fsync",
+    }
+)
+"""Flags that are read and checked, and change nothing: what they are about is not built, or is
+otherwise here. Those of peers' TLS have their own line."""
+GATES_WITH_EFFECT: Final = frozenset({"LeaseCheckpoint"})
 
 
 def complete(config: Config) -> Config:
@@ -165,6 +232,15 @@ def _warnings(config: Config) -> Entries:
             "etcd might run into issue when multiple members have the same default name"
         )
         found.append((text, {"name": config.name}))
+    without = sorted(name for name in config.explicit if name in WITHOUT_EFFECT)
+    defaults = resolve_gates({})
+    without += [
+        f"feature-gates {name}"
+        for name, value in sorted(config.feature_gates.items())
+        if value != defaults[name] and name not in GATES_WITH_EFFECT
+    ]
+    if without:
+        found.append(("these settings change nothing here", {"flags-without-effect": without}))
     found += _peer_warnings(config)
     return tuple(found)
 

@@ -132,7 +132,7 @@ class Listener:
         if total > self._told and now >= self._next_log:
             self._next_log = now + LOG_SECONDS
             self._log.warning(
-                "rejected what came in at the peer port",
+                "rejected connection on peer endpoint",
                 count=total - self._told,
                 last=self._example,
                 total={reason.name.lower(): self.rejected[reason] for reason in Reason},

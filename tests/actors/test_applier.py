@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from actors import applier as applier_module
 from actors.applier import Applier
 from actors.messages import Applied, AppliedTo, Apply, CommittedTo, CompactionScheduled, Prune
+from actors.metrics import ApplierMetric
 from etcdpb.rpc_pb2 import CompactionRequest, PutRequest, RangeRequest, RangeResponse
 from kv.batch import Op, encode_batch
 from storage.reader import Reader
@@ -29,8 +31,9 @@ NAMES = [
 class Bench:
     """An applier on a bench: messages in by hand, messages out in a list."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **config: float) -> None:
         (folder / "data" / "member").mkdir(parents=True)
+        self.log = folder / "log"
         (folder / "run").mkdir()
         Board(folder / "run" / "board", create=NAMES)
         self.actor = Applier(
@@ -41,10 +44,10 @@ class Bench:
                 run_dir=folder / "run",
                 data_dir=folder / "data",
                 member_name="m1",
-                config={},
+                config=config,
                 sockets={},
                 lock_fd=-1,
-                log_fd=2,
+                log_fd=os.open(self.log, os.O_WRONLY | os.O_CREAT),
                 root_pid=0,
             )
         )
@@ -210,3 +213,16 @@ def test_a_compaction_is_told_to_the_compactor_and_pruned_in_slices(bench: Bench
     assert receiver == "compactor"
     assert pruned.finished
     assert pruned.keys == 8
+
+
+def test_a_slow_batch_is_counted_and_logged_in_etcds_words(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, warning_apply_duration_seconds=0.0)
+    bench.apply(put(1, b"k", b"v"))
+    quick = Bench(tmp_path / "quick", warning_apply_duration_seconds=60.0)
+    quick.apply(put(1, b"k", b"v"))
+
+    slow = Cell.METRICS + ApplierMetric.SLOW_APPLIES
+    assert bench.actor.board.get("applier", slow) == 1
+    assert '"msg":"apply request took too long"' in bench.log.read_text()
+    assert quick.actor.board.get("applier", slow) == 0
+    assert quick.log.read_text() == ""

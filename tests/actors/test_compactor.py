@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from actors.compactor import Compactor
+from actors.histograms import compaction_pause, compaction_total
 from actors.messages import CompactionScheduled, Grant, Prune, Pruned
-from actors.metrics import ApplierMetric, GatewayMetric
+from actors.metrics import ApplierMetric, CompactorMetric, GatewayMetric
 from tests.actors.boards import context, make_board
 from transport.counters import Cell
 from transport.links import Welcome
@@ -125,3 +126,16 @@ def test_its_summary_tells_mode_and_next_run_of_a_leader(tmp_path: Path) -> None
 
 def test_its_summary_tells_that_nothing_is_compacted_by_itself(desk: Desk) -> None:
     assert desk.actor.stats()["mode"] == "off"
+
+
+def test_slices_and_whole_jobs_are_timed(desk: Desk) -> None:
+    desk.actor.scheduled(CompactionScheduled(revision=9, pruned_to=0))
+    for finished in (False, True):
+        desk.tick()
+        desk.actor.pruned(Pruned(9, 10, 1, finished=finished))
+
+    board = desk.actor.board
+    assert compaction_pause(board).read()[0][-1][1] == 2
+    assert compaction_total(board).read()[0][-1][1] == 1
+    last = board.get("compactor", Cell.METRICS + CompactorMetric.LAST_SECONDS)
+    assert 0 <= time.time() - last < 10

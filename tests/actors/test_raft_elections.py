@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from actors.metrics import RaftMetric
 from actors.raft_elections import LOST_LEADER_SECONDS, Elections
@@ -14,8 +19,10 @@ from raft.raw_node import RawNode
 from raft.state import ConfState, HardState
 from raft.storage import MemoryStorage
 from transport.counters import Cell
+from transport.log import Logger
 
 TIMEOUT = 1.0
+HEARTBEAT = 0.02
 
 
 def follower(*, voters: tuple[int, ...] = (1, 2, 3)) -> RawNode:
@@ -163,9 +170,11 @@ class Words:
         """Return the word at a place of the block."""
         return self.words.get(RaftMetric(place - Cell.METRICS), 0)
 
-    def roles(self) -> RoleWords:
-        """Return the words of one incarnation."""
-        return RoleWords(self.read, self.words.__setitem__, TIMEOUT)
+    def roles(self, descriptor: int | None = None) -> RoleWords:
+        """Return the words of one incarnation, which logs to a descriptor."""
+        nowhere = os.open(os.devnull, os.O_WRONLY) if descriptor is None else descriptor
+        log = Logger(nowhere, "raft-node")
+        return RoleWords(self.read, self.words.__setitem__, log, HEARTBEAT, TIMEOUT)
 
 
 def led(words: Words, term: int, ago: float) -> None:
@@ -183,6 +192,40 @@ def test_the_licence_is_for_the_term_that_was_led_a_moment_ago_and_once() -> Non
     assert not words.roles().take_licence(5)
     led(words, 5, ago=2.1)
     assert not words.roles().take_licence(5)
+
+
+def test_who_leads_is_logged_in_etcds_words(tmp_path: Path) -> None:
+    said = tmp_path / "log"
+    descriptor = os.open(said, os.O_WRONLY | os.O_CREAT)
+    node = follower()
+    roles = Words().roles(descriptor)
+
+    for lead, term in ((0, 1), (2, 2), (2, 2), (3, 4), (0, 5)):
+        node.raft.lead, node.raft.term = lead, term
+        roles.tell(node)
+    os.close(descriptor)
+
+    assert [json.loads(line)["msg"] for line in said.read_text().splitlines()] == [
+        "raft.node: 1 elected leader 2 at term 2",
+        "raft.node: 1 changed leader from 2 to 3 at term 4",
+        "raft.node: 1 lost leader 3 at term 5",
+    ]
+
+
+def test_a_leader_that_ticks_late_has_failed_to_send_heartbeats() -> None:
+    words = Words()
+    roles = words.roles()
+    node: Any = SimpleNamespace(
+        is_leader=True, status=lambda: SimpleNamespace(progress={1: None, 2: None})
+    )
+
+    roles.stamp(node)
+    roles.stamp(node)
+    assert RaftMetric.HEARTBEATS_LATE not in words.words
+    time.sleep(2.5 * HEARTBEAT)
+    roles.stamp(node)
+
+    assert words.words[RaftMetric.HEARTBEATS_LATE] == 1
 
 
 def test_a_grant_runs_from_the_moment_its_round_was_sent() -> None:

@@ -165,6 +165,7 @@ def test_a_read_past_its_timeout_is_told_and_forgotten(desk: Desk) -> None:
 
     assert (unconfirmed.outcomes, parked_since.outcomes) == ([TIMEOUT], [TIMEOUT])
     assert len(desk.reads) == 0
+    assert desk.reads.failed == 2
 
 
 def test_what_a_late_read_is_told_depends_on_when_it_was_asked(desk: Desk) -> None:

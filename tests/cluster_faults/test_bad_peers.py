@@ -37,7 +37,7 @@ def silence(_: Random) -> bytes:
     return b""
 
 
-REJECTED = "rejected what came in at the peer port"
+REJECTED = "rejected connection on peer endpoint"
 
 
 def half_greeting(chance: Random) -> bytes:

@@ -6,12 +6,15 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
+import supervisor
 from supervisor.config import Config, parse
+from supervisor.derive import PEER_TLS_FLAGS, WITHOUT_EFFECT
 from supervisor.errors import ConfigError, HelpRequested, VersionRequested
-from supervisor.flags import FLAGS, IGNORED, SECTIONS, SETTINGS, Kind
+from supervisor.flags import FLAGS, IGNORED, SECTIONS, SETTINGS, Flag, Kind
 from supervisor.validation import check_bootstrap
 
 
@@ -42,6 +45,43 @@ def test_there_are_the_111_flags_of_etcd_its_15_legacy_ones_and_six_of_our_own()
         "peer-curve-secret-file",
         "peer-curve-allow-dir",
     ]
+
+
+def test_every_flag_is_used_or_said_to_change_nothing() -> None:
+    root = Path(supervisor.__file__).parents[1]
+    readers = {
+        root / "supervisor" / f"{name}.py" for name in ("config", "flags", "derive", "validation")
+    }
+    sources = "".join(
+        path.read_text()
+        for folder in ("actors", "api", "control", "storage", "supervisor", "transport")
+        for path in (root / folder).glob("*.py")
+        if path not in readers
+    )
+    derived = "quota-backend-bytes auto-compaction-mode auto-compaction-retention initial-cluster"
+    limits = (root / "api" / "http2.py").read_text()
+
+    def is_used(flag: Flag) -> bool:
+        name = flag.field.removeprefix("grpc_").removesuffix("_seconds")
+        return bool(re.search(rf"\b{flag.field}\b", sources)) or f'"{name}"' in limits
+
+    unused = {flag.name for flag in SETTINGS if not is_used(flag)}
+
+    elsewhere = {"metrics"}  # the word, not the flag
+    assert (unused - set(derived.split())) | elsewhere == WITHOUT_EFFECT | PEER_TLS_FLAGS
+
+
+def test_settings_that_change_nothing_are_named_in_one_line() -> None:
+    config = read(
+        "--metrics=extensive", "--max-learners=2", "--feature-gates=CompactHashCheck=true"
+    )
+
+    found = dict(config.warnings)["these settings change nothing here"]
+
+    assert found == {
+        "flags-without-effect": ["max-learners", "metrics", "feature-gates CompactHashCheck"]
+    }
+    assert "these settings change nothing here" not in dict(read("--name=a").warnings)
 
 
 def test_every_flag_has_a_field_and_every_default_is_a_value() -> None:
