@@ -342,7 +342,8 @@ class Opening:
             return
         reader = SegmentReader(self._files, found.descriptor, found.path, found.header)
         resumed = self._resumed(found, reader)
-        records = reader.records(until)
+        # From number `until` on stands what was written again in the next segment.
+        records = reader.records(until) if reader.sequence < until else []
         if resumed is not None and not records:
             raise _ReadInFullError
         if self._marked and self._behind:

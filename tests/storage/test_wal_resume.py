@@ -10,7 +10,7 @@ import pytest
 from raft.state import ConfState, HardState, SnapshotMetadata
 from storage.wal import Wal
 from storage.wal_errors import WalCorruptError
-from storage.wal_replay import Replay
+from storage.wal_replay import Replay, leave_marker
 from storage.wal_segment import MARKER_NAME
 from tests.storage.wal_bench import (
     FILES,
@@ -120,6 +120,28 @@ def test_after_a_failed_sync_a_log_is_read_in_full(tmp_path: Path) -> None:
 
     assert not replay.resumed
     assert [found.index for found in replay.entries] == list(range(22, 29))
+
+
+def test_a_place_in_what_was_written_again_elsewhere_is_worth_nothing(tmp_path: Path) -> None:
+    wal = create(tmp_path)
+    fill(wal, 1, 8)
+    wal.append([entry(8)], None)
+    wal.append([entry(9)], HardState(1, 1, 8))
+    wal.save_snapshot(SnapshotMetadata(8, 1, VOTERS), now=False)
+    at = wal.resume_at
+    leave_marker(tmp_path / "wal", FILES)  # a sync failed, which ended the process
+    reopen(tmp_path)[0].close()
+    full, expected = reopen(tmp_path)
+    full.close()
+
+    for offset in range(0, SEGMENT_BYTES + 8, 8):
+        other, replay = resume(tmp_path, offset)
+        other.close()
+        assert story(replay) == story(expected), offset
+    _, replay = resume(tmp_path, at)
+
+    assert not replay.resumed
+    assert expected.entries == [entry(9)]
 
 
 @pytest.mark.parametrize("place", range(-6, -1))
