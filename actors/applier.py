@@ -50,7 +50,6 @@ from raft.conf_change import decode, next_conf_state
 from raft.state import Entry, EntryType
 from storage.compaction import prune_slice
 from storage.database import (
-    DiskFullError,
     generation,
     open_installed,
     open_or_create,
@@ -58,7 +57,7 @@ from storage.database import (
     set_current,
     snapshot_name,
 )
-from storage.failures import once_there_is_space
+from storage.failures import DISK_ERRORS, once_there_is_space
 from storage.files import scaled
 from storage.store import SqliteStore
 from transport.context import ActorContext
@@ -139,7 +138,7 @@ class Applier(Actor):
         self.metric(ApplierMetric.PRUNED_TO, max(0, self._store.pruned_to()))
 
     def _make_space(self, error: Exception) -> None:
-        """Free the ballast for a start on a full disk; without one wait for somebody's space."""
+        """Free the ballast for what can't be put off; without one wait for somebody's space."""
         self.metric(ApplierMetric.NO_SPACE, 1)
         freed = self._ballast.release()
         self.log.error("no space left for the database", freed_bytes=freed, error=str(error))
@@ -231,16 +230,14 @@ class Applier(Actor):
         self.log.info("applied snapshot", applied_index=self._applied_index)
 
     def _switch_to(self, term: int, index: int) -> SqliteStore:
-        """Open a received file and make it the one in use; a full disk costs the ballast."""
-        while True:
-            try:
-                connection = open_installed(self._directory, term, index)
-                set_current(self._directory, snapshot_name(term, index))
-            except (DiskFullError, OSError):
-                if not self._ballast.release():
-                    raise
-            else:
-                return SqliteStore(connection)
+        """Open a received file and make it the one in use; a full disk is waited for."""
+
+        def switch() -> SqliteStore:
+            connection = open_installed(self._directory, term, index)
+            set_current(self._directory, snapshot_name(term, index))
+            return SqliteStore(connection)
+
+        return once_there_is_space(switch, self._make_space)
 
     @handles(Prune)
     def prune(self, message: Prune) -> None:
@@ -303,8 +300,8 @@ class Applier(Actor):
             failpoints.hit("afterStartDBTxn")
             batches, conf_changed = self._apply_entries(entries)
             machine.flush()
-        except DiskFullError:
-            self._wait_for_space()
+        except DISK_ERRORS as error:
+            self._wait_for_space(error)
             return
         self._waiting = []
         requests = sum(len(batch[2]) for own in batches.values() for batch in own)
@@ -333,9 +330,9 @@ class Applier(Actor):
             failpoints.hit("beforeCommit")
             self._store.commit()
             failpoints.hit("afterCommit")
-        except DiskFullError:
+        except DISK_ERRORS as error:
+            self._wait_for_space(error)
             self._waiting = held.entries + self._waiting
-            self._wait_for_space()
             return
         self._held = None
         self._applied_index = machine.applied_index
@@ -435,13 +432,18 @@ class Applier(Actor):
             decode_member_change(change.context),
         )
 
-    def _wait_for_space(self) -> None:
-        """The disk is full: nothing was applied or answered; free the ballast, try again."""
+    def _wait_for_space(self, error: Exception) -> None:
+        """The disk is full: nothing was applied or answered; free the ballast, try again.
+
+        Raises the error again if space would not help.
+        """
+        if not self._store.lacks_space(error):
+            raise error
         self._roll_back()
         self.metric(ApplierMetric.NO_SPACE, 1)
         freed = self._ballast.release()
         self._keep_room()
-        self.log.error("no space left for the database", freed_bytes=freed)
+        self.log.error("no space left for the database", freed_bytes=freed, error=str(error))
         now = time.monotonic()
         self._retry_at = now if freed else now + self._retry_pause
         self._retry_pause = min(RETRY_SECONDS_MAX, 2 * self._retry_pause)
@@ -464,7 +466,9 @@ class Applier(Actor):
         failpoints.hit("compactAfterAcquiredBatchTxLock")
         try:
             progress = prune_slice(self._store, rows)
-        except DiskFullError:
+        except DISK_ERRORS as error:
+            if not self._store.lacks_space(error):
+                raise
             self._store.rollback()
             self.send("compactor", Pruned(self._machine.compact_revision, 0, 0, False))
             return

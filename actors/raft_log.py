@@ -283,7 +283,8 @@ class RaftLog:
             for entry in self.storage.entries(first, keep_from + 1, NO_LIMIT):
                 self.memory_bytes -= len(entry.data)
             self.storage.compact(keep_from)
-        self.wal.release(self.storage.first_index() - 1, self._max_wals)
+        with suppress(WalSpaceError):  # a released segment gets another name, which may need room
+            self.wal.release(self.storage.first_index() - 1, self._max_wals)
         failpoints.hit("raftAfterWALRelease")
 
     def close(self) -> None:

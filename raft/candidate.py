@@ -70,9 +70,11 @@ def _count(r: Raft, message: MsgVoteResp | MsgPreVoteResp) -> None:
     if result is VoteResult.WON:
         if r.state is PRE_CANDIDATE:
             r.campaign(CampaignType.ELECTION)
-        else:
+        elif r.id in r.tracker.votes:
             r.become_leader()
             bcast_append(r)
+        # Else its own term and vote are not durable: one that leads without and forgets them could
+        # be elected a second time for the same term, and give an index another entry.
     elif result is VoteResult.LOST:
         # In a pre-election the term is still the old one, and its leader may live.
         r.become_follower(r.term, NONE)

@@ -39,11 +39,20 @@ UNUSABLE: Final = (
 )
 
 
-def is_for_space(error: Exception) -> bool:
-    """Tell whether something failed for want of space on the disk, and may succeed later."""
+DISK_ERRORS: Final = (apsw.FullError, apsw.IOError)
+"""What a statement may raise on a full disk; is_for_space() tells."""
+
+
+def is_for_space(error: Exception, system_errno: int = 0) -> bool:
+    """Tell whether something failed for want of space on the disk, and may succeed later.
+
+    `system_errno` is what SQLite's connection tells of its last call of the system.
+    """
     if isinstance(error, apsw.IOError):
-        # The index of the database's log is stretched, when it is new, by whoever opens it first.
-        return bool(getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE)
+        # The index of the database's log is stretched as that grows, whatever room that has. And
+        # to SQLite a quota that is used up is no full disk.
+        stretched = getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE
+        return bool(stretched or system_errno == errno.EDQUOT)
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return isinstance(error, DiskFullError | WalSpaceError)

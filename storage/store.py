@@ -16,8 +16,8 @@ import msgpack
 from kv.cluster import Member
 from kv.store import HistoryRow, Kept, KeptResults, Latest, Progress, Session, State
 from raft.state import ConfState
-from storage.database import BUSY_MILLISECONDS, PAGE_BYTES, DiskFullError
-from storage.failures import is_for_space
+from storage.database import BUSY_MILLISECONDS, PAGE_BYTES
+from storage.failures import DISK_ERRORS, is_for_space
 from storage.leases import LeaseTable
 from storage.queries import Queries
 from storage.schema import signed, unsigned
@@ -81,6 +81,10 @@ class SqliteStore(LeaseTable):
         """See Store. Raises DiskFullError."""
         self.execute("COMMIT")
 
+    def lacks_space(self, error: Exception) -> bool:
+        """Tell whether the last call raised `error` for want of space."""
+        return is_for_space(error, self._connection.system_errno)
+
     def rollback(self) -> None:
         """See Store. Some errors have rolled back already."""
         if self._connection.in_transaction:
@@ -102,7 +106,11 @@ class SqliteStore(LeaseTable):
         self._connection.set_busy_timeout(0)
         try:
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
-        except (apsw.BusyError, DiskFullError):
+        except apsw.BusyError:
+            return False
+        except DISK_ERRORS as error:
+            if not self.lacks_space(error):
+                raise
             return False
         finally:
             self._connection.set_busy_timeout(BUSY_MILLISECONDS)

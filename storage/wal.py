@@ -85,6 +85,9 @@ class Wal:
         """The segment before, if it is not known durable: its descriptor, and its end by number."""
         self._snapshot_sequence = 0  # behind the record of the newest snapshot
         self._covered_before = state.snapshot.index  # by the snapshot before, which is durable
+        self._half_rolled = False
+        """Whether a roll has left a header in the next segment, and no room to name it: until that
+        is done nothing is written, for an open() would go on there."""
         self._named = False
         """Whether the name of the last segment is known durable: none before it goes until then."""
         self._start = 0  # where the segment's first record after its header stands, if known
@@ -374,7 +377,8 @@ class Wal:
         length = record_bytes(len(body.content))
         beyond = self._offset + length - self._segment_bytes
         waits = self.outgrows and not (self._next.ready and self._begun < self._synced)
-        if beyond > (self._segment_bytes if waits else 0) and self._offset > self._start:
+        outgrown = beyond > (self._segment_bytes if waits else 0) and self._offset > self._start
+        if outgrown or self._half_rolled:
             self._roll()
         parts, crc = encode_record(
             body,
@@ -425,7 +429,9 @@ class Wal:
             refused = self._refused(error, "rolling")
             if isinstance(refused, WalSpaceError):
                 self._next.give_back(path, descriptor)
+                self._half_rolled = True
             raise refused from error
+        self._half_rolled = False
         with self._lock:
             if self._synced < self._sequence:
                 self._finished = self._descriptor, self._sequence

@@ -6,7 +6,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from typing import NamedTuple
 
-_OFFSET_BITS = 40
+_OFFSET_BITS = 32  # a segment has at most twice SEGMENT_BYTES; the number has the other 32
 
 
 class Place(NamedTuple):

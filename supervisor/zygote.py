@@ -46,14 +46,16 @@ def main() -> None:
 def fork_twice(channel: socket.socket, order: dict[str, Any]) -> None:
     """Make a child whose parent is root, and tell root its pid.
 
-    If that can't be done the zygote ends: root gives the order to the next one.
+    If that can't be done the zygote ends: root gives the order to the next one. The child begins
+    when root has been told of it, or else there could be two.
     """
     between = os.fork()
     if between:
         _, status = os.waitpid(between, 0)
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == NO_FORK_EXIT_CODE:
+        if status:
             sys.exit(f"no process for {order['name']}")
         return
+    told, tell = os.pipe()
     try:
         child = os.fork()
     except OSError:
@@ -61,8 +63,13 @@ def fork_twice(channel: socket.socket, order: dict[str, Any]) -> None:
     if child:
         answer = {"name": order["name"], "incarnation": order["incarnation"], "pid": child}
         channel.send(json.dumps(answer).encode())
+        os.write(tell, b"1")
         os._exit(0)
     channel.close()
+    os.close(tell)
+    if not os.read(told, 1):
+        os._exit(0)
+    os.close(told)
     run_child(order)
 
 

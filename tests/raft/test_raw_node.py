@@ -27,12 +27,13 @@ from raft.messages import (
     MsgProp,
     MsgReadIndexResp,
     MsgSnap,
+    MsgStorageAppend,
     MsgStorageAppendResp,
     MsgVote,
     MsgVoteResp,
 )
 from raft.raw_node import RawNode
-from raft.roles import FOLLOWER, LEADER
+from raft.roles import CANDIDATE, FOLLOWER, LEADER
 from raft.size import NO_LIMIT
 from raft.state import ConfState, Entry, EntryType, HardState, Snapshot, SnapshotMetadata
 from raft.storage import MemoryStorage
@@ -253,6 +254,24 @@ def test_a_log_that_lags_does_not_stop_the_next_write() -> None:
     assert not node.has_ready()
     with pytest.raises(InvariantError, match="AsyncStorageWrites"):
         node.advance(ready)
+
+
+def test_nobody_leads_before_its_own_vote_is_durable() -> None:
+    """Else who forgets it in a power loss could be elected to the same term again."""
+    node = RawNode(a_config(a_storage(1, 2, 3), async_storage_writes=True))
+    node.campaign()
+    append = next(m for m in node.ready().messages if isinstance(m, MsgStorageAppend))
+    term = node.raft.term
+
+    for other in (2, 3):
+        node.step(MsgVoteResp(from_=other, to=1, term=term))
+    before = node.raft.state
+    for response in append.responses:
+        node.step(response)
+
+    assert before is CANDIDATE
+    assert node.raft.state is LEADER
+    assert node.raft.term == term
 
 
 # What is refused

@@ -95,6 +95,7 @@ def test_a_full_disk_leaves_the_log_of_the_database_as_it_is(tmp_path: Path) -> 
     class FullDisk:
         def __init__(self, connection: Any) -> None:
             self.set_busy_timeout = connection.set_busy_timeout
+            self.system_errno = 0
 
         def wal_checkpoint(self, mode: int) -> None:
             raise DiskFullError("no room for what has to be copied")

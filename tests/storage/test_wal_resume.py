@@ -10,6 +10,7 @@ import pytest
 from raft.state import ConfState, HardState, SnapshotMetadata
 from storage.wal import Wal
 from storage.wal_errors import WalCorruptError
+from storage.wal_index import LogIndex, from_word, to_word
 from storage.wal_replay import Replay, leave_marker
 from storage.wal_segment import MARKER_NAME
 from tests.storage.wal_bench import (
@@ -86,7 +87,7 @@ def test_whatever_place_is_named_the_same_is_read(tmp_path: Path) -> None:
     resumed = []
     for number in range(len(wal.segments) + 1):
         for offset in range(0, SEGMENT_BYTES + 8, 4):
-            at = number << 40 | offset
+            at = to_word(number, offset)
             other, replay = resume(tmp_path, at)
             other.close()
             assert story(replay) == story(full), (number, offset)
@@ -104,7 +105,7 @@ def test_a_log_resumes_at_no_record_that_is_doubted_with_others_before_it(tmp_pa
     wal.append([entry(5)], HardState(1, 1, 4))
     wal.save_snapshot(SnapshotMetadata(4, 1, VOTERS), now=False)
     at = wal.resume_at
-    assert at & (1 << 40) - 1 == record_offsets(newest(tmp_path))[5]
+    assert from_word(at)[1] == record_offsets(newest(tmp_path))[5]
 
     _, replay = resume(tmp_path, at)
 
@@ -187,3 +188,13 @@ def test_a_log_resumes_at_a_snapshot_that_replaced_it(tmp_path: Path) -> None:
     assert replay.resumed
     assert story(replay) == story(reopen(tmp_path)[1])
     assert replay.entries == [entry(31, 2)]
+
+
+def test_a_place_is_one_word_however_long_the_log_has_lived() -> None:
+    latest, furthest = (1 << 32) - 1, 2 * (4 << 20)
+    index = LogIndex(1)
+
+    index.note(latest, furthest, 1, 1)
+
+    assert index.find(1)[:2] == (latest, furthest)
+    assert from_word(to_word(latest, furthest)) == (latest, furthest)

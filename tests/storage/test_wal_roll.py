@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -14,13 +15,14 @@ from raft.state import Entry, HardState, SnapshotMetadata
 from storage.files import OsFiles
 from storage.recording import JOURNAL_NAME, RecordingFiles, open_journal, read_journal
 from storage.wal import Wal
-from storage.wal_errors import WalCorruptError, WalSyncError
+from storage.wal_errors import WalCorruptError, WalSpaceError, WalSyncError
 from storage.wal_record import read_header
 from storage.wal_replay import leave_marker
 from tests.storage.power import Disk
 from tests.storage.test_wal_power import FailingFiles
 from tests.storage.wal_bench import (
     FILES,
+    SEGMENT_BYTES,
     CountingFiles,
     create,
     entry,
@@ -373,4 +375,48 @@ def test_a_segment_of_entries_written_again_says_with_which_it_begins(tmp_path: 
     header = read_header(FILES, descriptor)
     assert header is not None
     assert header.next_index == UNSYNCED + 1
+    again.close()
+
+
+class NamelessFiles(OsFiles):
+    """Has no room for the name of a segment while `full`."""
+
+    full = False
+
+    def rename(self, source: Path, target: Path) -> None:
+        if self.full and target.name.endswith(".wal"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().rename(source, target)
+
+
+def test_nothing_is_written_behind_a_roll_that_found_no_room_for_a_name(tmp_path: Path) -> None:
+    """The next segment has its header by then: an open() would end the one before there."""
+    files = NamelessFiles()
+    wal = create(tmp_path, files)
+    index = 0
+    while len(wal.segments) == 1 and not files.full:
+        index += 1
+        wal.append([entry(index, size=1000)], HardState(1, 1, index - 1))
+        wal.sync()
+        files.full = SEGMENT_BYTES - wal.bytes_written < 3000
+
+    def fill_up() -> None:
+        nonlocal index
+        while True:
+            wal.append([entry(index + 1, size=1000)], None)
+            index += 1
+
+    with pytest.raises(WalSpaceError):
+        fill_up()
+    wal.sync()
+
+    with pytest.raises(WalSpaceError):
+        wal.append([entry(index + 1, size=8)], None)  # would fit
+    files.full = False
+    wal.append([entry(index + 1, size=8)], None)
+    wal.sync()
+
+    again, replay = reopen(tmp_path)
+    assert len(again.segments) == 2
+    assert replay.entries[-1] == entry(index + 1, size=8)
     again.close()
