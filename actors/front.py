@@ -19,7 +19,7 @@ from actors.client_requests import ClientRequests
 from actors.gateway_http import MemberPages
 from actors.metrics import GatewayMetric
 from api.grpc import Kind, Limits, Method
-from api.http1 import HttpRoutes
+from api.http1 import ANY_HOST, HttpRoutes
 from api.interceptors import Interceptor
 from api.server import ClientServer
 from transport.context import ActorContext
@@ -59,14 +59,17 @@ class Front:
         limits = Limits.of(self._context.config)
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         few = limits.within(descriptors, sixteenths=1)
-        routes = HttpRoutes() if sockets.get("http") else pages.routes()
+        named, routes = pages.routes(), HttpRoutes()
+        named.hosts = routes.hosts = frozenset(self._context.config.get("host_whitelist", ANY_HOST))
+        if not sockets.get("http"):
+            routes = named
         clients = ClientServer(loop, router, routes, limits.within(descriptors, sixteenths=14))
         clients.may_accept = self._balance.may_accept
         streams = (path for path, method in router.items() if method.kind is not Kind.UNARY)
         clients.intercept = ClientRequests(self._board, self._context.name, interceptor, streams)
         self._clients = clients
         self._pages = {
-            "http": ClientServer(loop, {}, pages.routes(), few),
+            "http": ClientServer(loop, {}, named, few),
             "metrics": ClientServer(loop, {}, pages.routes(for_metrics=True), few),
         }
         for server in self._pages.values():

@@ -8,11 +8,12 @@ plain-text port ignores curl's h2c.
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote, unquote
 
 import httptools
 
@@ -31,6 +32,7 @@ _REASONS: Final = {
     408: "Request Timeout",
     409: "Conflict",
     413: "Request Entity Too Large",
+    421: "Misdirected Request",
     429: "Too Many Requests",
     431: "Request Header Fields Too Large",
     499: "Client Closed Request",
@@ -61,9 +63,31 @@ NOT_FOUND: Final = Response(
 )
 
 
+def host_of(header: str) -> str:
+    """Return the name in a Host header, without its port."""
+    name, colon, port = header.rpartition(":")
+    if not (colon and port.isdigit()):
+        return header
+    return name[1:-1] if name.startswith("[") and name.endswith("]") else name
+
+
 def method_not_allowed(allowed: str) -> Response:
     """Answer a verb that a path does not take; `allowed` are the ones it does."""
     return Response(405, b"Method Not Allowed\n", headers=(("Allow", allowed),))
+
+
+ANY_HOST: Final = frozenset(("*",))
+_UNKNOWN_HOST: Final = b"""
+etcd received your request, but the Host header was unrecognized.
+
+To fix this, choose one of the following options:
+- Enable TLS, then any HTTPS request will be allowed.
+- Add the hostname you want to use to the whitelist in settings.
+  - e.g. etcd --host-whitelist %b
+
+This requirement has been added to help prevent "DNS Rebinding" attacks (CVE-2018-5702).
+
+"""  # etcd's text
 
 
 class Request:
@@ -74,9 +98,9 @@ class Request:
     """
 
     __slots__ = (
-        "_begun",
         "_connection",
         "answered",
+        "begun",
         "body",
         "headers",
         "keep_alive",
@@ -93,13 +117,15 @@ class Request:
         self._connection = connection
         self.method = method
         path, _, query = target.partition(b"?")
-        self.path = path.decode("latin-1")
+        if path.startswith((b"http://", b"https://")):  # absolute form, as to a proxy
+            path = b"/" + path.split(b"/", 3)[3] if path.count(b"/") > 2 else b"/"
+        self.path = unquote(path.decode("latin-1"))
         self.query_string = query.decode("latin-1")
         self.headers = headers
         self.body = b""
         self.keep_alive = True
         self.answered = False
-        self._begun = False
+        self.begun = False
         self.on_close: Callable[[], None] | None = None
         self.on_drain: Callable[[], None] | None = None
 
@@ -115,7 +141,7 @@ class Request:
 
     def reply(self, response: Response) -> None:
         """Answer; ignored when the request was answered before or its client has gone."""
-        if self.answered or self._begun:
+        if self.answered or self.begun:
             return
         self.answered = True
         self._connection.answer(self, response)
@@ -127,19 +153,19 @@ class Request:
 
     def begin(self, response: Response) -> None:
         """Start an answer of unknown length with this status, headers and first bytes."""
-        if self.answered or self._begun:
+        if self.answered or self.begun:
             return
-        self._begun = True
+        self.begun = True
         self._connection.begin(self, response)
 
     def write(self, data: bytes) -> None:
         """Send more of a begun answer."""
-        if self._begun and not self.answered:
+        if self.begun and not self.answered:
             self._connection.write_chunk(self, data)
 
     def end(self) -> None:
         """End a begun answer."""
-        if self._begun and not self.answered:
+        if self.begun and not self.answered:
             self.answered = True
             self._connection.end(self)
 
@@ -154,6 +180,8 @@ class HttpRoutes:
     The longest prefix wins. A handler returns its answer, or None and answers later.
     """
 
+    hosts: frozenset[str] = ANY_HOST
+    """Names by which a client without TLS may ask (--host-whitelist); `*` is any, so is none."""
     _exact: dict[str, tuple[Handler, frozenset[str]]] = field(default_factory=dict)
     _prefixes: dict[str, tuple[Handler, frozenset[str]]] = field(default_factory=dict)
 
@@ -172,7 +200,11 @@ class HttpRoutes:
         return self._prefixes[max(prefixes, key=len)] if prefixes else None
 
     def handle(self, request: Request) -> None:
-        """Hand a request to its route, or answer 404 or 405."""
+        """Hand a request to its route, or answer 404, 405, or 421 to a name that is not allowed."""
+        host = host_of(request.headers.get("host", ""))
+        if self.hosts and "*" not in self.hosts and host not in self.hosts:
+            request.reply(Response(421, _UNKNOWN_HOST % json.dumps(host).encode()))
+            return
         found = self.find(request.path)
         if found is None:
             request.reply(NOT_FOUND)
@@ -197,11 +229,11 @@ class Http1Connection:
         "_current",
         "_date",
         "_draining",
-        "_handing_on",
         "_head_bytes",
         "_head_fed",
         "_headers",
         "_in_head",
+        "_last",
         "_out",
         "_parser",
         "_pending",
@@ -235,8 +267,8 @@ class Http1Connection:
         self._pending: deque[Request] = deque()
         self._current: Request | None = None
         self._draining = False
+        self._last = False  # whether nothing that comes after what has come is to be answered
         self._begun = False  # whether a request began in the bytes being parsed
-        self._handing_on = False
         self.closed = False
         self.dirty = False
         self.wake_at = clock() + limits.handshake_timeout
@@ -277,7 +309,7 @@ class Http1Connection:
     def receive(self, data: bytes | bytearray | memoryview) -> None:
         """Take bytes from the peer; routes are called before this returns."""
         view = memoryview(data)
-        while view and not self.closed:
+        while view and not self.closed and not self._last:
             self._begun = False
             try:
                 self._parser.feed_data(view)
@@ -289,8 +321,9 @@ class Http1Connection:
                 self._refuse(error.__context__)
                 return
             except httptools.HttpParserError as error:
-                self._refuse(error)
-                return
+                if not self._last:
+                    self._refuse(error)
+                break
             if self._in_head and not self._begun:
                 # A line without an end stays in the parser, uncounted by on_header.
                 self._head_fed += len(data)
@@ -312,7 +345,7 @@ class Http1Connection:
             return b""
         self._pending.pop()
         query = f"?{request.query_string}" if request.query_string else ""
-        lines = [f"{request.method} {request.path}{query} HTTP/1.1"]
+        lines = [f"{request.method} {quote(request.path)}{query} HTTP/1.1"]
         dropped = ("upgrade", "connection", "expect")
         lines.extend(f"{name}: {headers[name]}" for name in headers if name not in dropped)
         if not request.keep_alive:
@@ -387,21 +420,21 @@ class Http1Connection:
         request = Request(self, method, self._target, self._headers)
         request.body = b"".join(self._body)
         request.keep_alive = parser.should_keep_alive()
+        self._last = not request.keep_alive
         self._pending.append(request)
         self._reset_message()
 
     # Answers.
 
     def _next(self) -> None:
-        """Hand on the next request once the one before is answered."""
-        if self._handing_on:
-            return
-        self._handing_on = True
-        while self._current is None and self._pending and not self.closed:
+        """Hand on the next request once the one before is answered; one in a turn of the loop.
+
+        Never while a request is being answered: that may be in the middle of a view.
+        """
+        if self._current is None and self._pending and not self.closed:
             request = self._current = self._pending.popleft()
             self.wake_at = NEVER
             self._routes.handle(request)
-        self._handing_on = False
 
     def _head(self, response: Response, length: int | None, *, keep_alive: bool) -> bytes:
         status = response.status
@@ -456,11 +489,10 @@ class Http1Connection:
 
     def _answered(self, request: Request) -> None:
         self._current = None
-        if not self._keeps_alive(request):
+        if not self._keeps_alive(request) or (self._last and not self._pending):
             self._end_connection()
         else:
             self.wake_at = self._clock() + self.limits.http1_idle_timeout
-            self._next()
         self.mark()
 
     def _end_connection(self) -> None:
@@ -476,6 +508,9 @@ class Http1Connection:
         """Take what is to be sent; `amount` is only a wish here."""
         del amount
         self.dirty = False
+        self._next()
+        if self._pending and self._current is None:
+            self.mark()
         if not self._out:
             return b""
         data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
@@ -496,6 +531,15 @@ class Http1Connection:
             self._current.on_drain()
         if not self.busy and not self.closed:
             self._end_connection()
+
+    def ended(self) -> bool:
+        """Tell whether a peer that sends no more is still to be answered.
+
+        An answer that was begun is for one that listens for ever: it ends here.
+        """
+        self._last = True
+        current = self._current
+        return bool(self._pending or self._out) or (current is not None and not current.begun)
 
     def lost(self) -> None:
         """End every request: the peer has gone."""

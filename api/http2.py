@@ -107,7 +107,9 @@ class Limits:
         if "max_request_bytes" in config:
             given["message_bytes_max"] = int(config["max_request_bytes"]) + GRPC_OVERHEAD_BYTES
         if "max_concurrent_streams" in config:
-            given["concurrent_streams"] = int(config["max_concurrent_streams"])
+            given["concurrent_streams"] = (
+                int(config["max_concurrent_streams"]) or _STREAMS_UNLIMITED
+            )
         for name in ("keepalive_min_time", "keepalive_interval", "keepalive_timeout"):
             seconds = config.get(f"grpc_{name}_seconds")
             if seconds is not None:

@@ -124,6 +124,11 @@ class ClientProtocol(asyncio.BufferedProtocol):
             connection.lost()
         self._server.forget(self)
 
+    def eof_received(self) -> bool:
+        """Answer a client that has half-closed."""
+        connection = self.connection
+        return isinstance(connection, Http1Connection) and connection.ended()
+
     def get_buffer(self, sizehint: int) -> memoryview:
         """Lend the server's buffer (rule 3)."""
         del sizehint

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import heapq
 import random
+import weakref
 from typing import Final, Protocol
 
 from google.protobuf.message import DecodeError
@@ -94,7 +95,7 @@ class WatchService:
         self.streams: dict[WatchStream, None] = {}
         self.waiting: dict[WatchStream, None] = {}  # asked for progress while behind
         self._progress_seconds = progress_seconds
-        self._due: list[tuple[float, int, WatchStream]] = []
+        self._due: list[tuple[float, int, weakref.ref[WatchStream]]] = []
         self._serial = 0
         self._now = 0.0
 
@@ -112,8 +113,8 @@ class WatchService:
         """Tell the progress that is due."""
         self._now = now
         while self._due and self._due[0][0] <= now:
-            stream = heapq.heappop(self._due)[2]
-            if stream in self.streams:
+            stream = heapq.heappop(self._due)[2]()
+            if stream is not None and stream in self.streams:
                 stream.notify_progress()
                 self.notify_later(stream)
 
@@ -121,7 +122,7 @@ class WatchService:
         """Have a stream's watchers told their progress after a while, not all streams at once."""
         self._serial += 1
         pause = self._progress_seconds * random.uniform(1.0, 1.1)
-        heapq.heappush(self._due, (self._now + pause, self._serial, stream))
+        heapq.heappush(self._due, (self._now + pause, self._serial, weakref.ref(stream)))
 
     def turned(self) -> None:
         """Answer progress requests whose streams have caught up."""

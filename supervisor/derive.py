@@ -85,6 +85,7 @@ WITHOUT_EFFECT: Final = (
         "bootstrap-defrag-threshold-megabytes",
         "compact-hash-check-time",
         "corrupt-check-time",
+        "cors",
         "downgrade-check-time",
         "enable-grpc-gateway",
         "enable-log-rotation",

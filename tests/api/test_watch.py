@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -315,3 +316,13 @@ def test_what_is_no_request_ends_the_stream(desk: Desk) -> None:
 
     assert desk.call.status == (13, "grpc: error unmarshalling request: proto: cannot parse")
     assert len(desk.bench.hub) == 0
+
+
+def test_a_stream_that_has_ended_is_not_kept_until_its_progress_would_be_due(desk: Desk) -> None:
+    desk.create(watch_id=1, progress_notify=True)
+    stream = weakref.ref(desk.stream)
+
+    desk.stream.on_cancel()
+    del desk.stream
+
+    assert stream() is None

@@ -353,3 +353,52 @@ def test_a_gateway_without_a_descriptor_left_serves_whom_it_has(tmp_path: Path) 
         assert samples["os_fd_used"] == samples["os_fd_limit"] == 1
         assert counts == [1] * 20
         assert serving_pid(member) == pid
+
+
+def exchange(member: Member, data: bytes, *, half_close: bool = False) -> bytes:
+    """Send bytes, and return all that comes until the member closes or a second is over."""
+    host, _, port = member.endpoint.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=1.0) as connection:
+        connection.sendall(data)
+        if half_close:
+            connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        try:
+            while chunk := connection.recv(65536):
+                answer += chunk
+        except TimeoutError:
+            pass
+        return answer
+
+
+@pytest.mark.usefixtures("unharmed")
+def test_requests_sent_ahead_are_answered_one_after_the_other(member: Member) -> None:
+    paths = ["/health", "/version", "/readyz", "/health", "/livez"]
+    data = "".join(f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n" for path in paths)
+
+    assert exchange(member, data.encode()).count(b"200 OK") == len(paths)
+
+
+@pytest.mark.usefixtures("unharmed")
+def test_pages_asked_for_a_thousand_times_at_once_hold_up_nobody(member: Member) -> None:
+    with Client(member.endpoint) as client, ExitStack() as stack:
+        asking = threading.Thread(
+            target=exchange, args=(member, b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n" * 1000)
+        )
+        asking.start()
+        stack.callback(asking.join)
+        longest = 0.0
+        while asking.is_alive():
+            began = time.monotonic()
+            client.put(b"meanwhile", b"1")
+            longest = max(longest, time.monotonic() - began)
+
+    assert longest < 1.0
+
+
+@pytest.mark.parametrize("path", ["/health", "/readyz", "/metrics", "/version"])
+@pytest.mark.usefixtures("unharmed")
+def test_a_client_that_has_said_all_is_answered(member: Member, path: str) -> None:
+    answer = exchange(member, f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode(), half_close=True)
+
+    assert answer.startswith(b"HTTP/1.1 200 OK")
