@@ -110,7 +110,7 @@ class Applier(Actor):
         self._untold_bytes = 0
         self._sessions: dict[int, str] = {}
         self._gateways: dict[str, int] = {}  # name -> its word of how many clients it has
-        self._prune_rows = 0
+        self._prune: Prune | None = None
         self._tell_compactor = False
         self._next_report = 0.0
         self._next_restart = 0.0
@@ -216,7 +216,6 @@ class Applier(Actor):
         self._machine = Machine(self._store, self._note_operations)
         self._committed = max(self._committed, message.index)
         self._applied_index = self._machine.applied_index
-        self._prune_rows = 0
         self.metric(ApplierMetric.INSTALLING, 0)
         self.count(ApplierMetric.INSTALLS)
         self._note_progress()
@@ -242,7 +241,7 @@ class Applier(Actor):
     @handles(Prune)
     def prune(self, message: Prune) -> None:
         """Prune one slice after this batch."""
-        self._prune_rows = message.rows
+        self._prune = message
 
     @handles(Checkpointed)
     def checkpointed(self, message: Checkpointed) -> None:
@@ -261,8 +260,9 @@ class Applier(Actor):
     def flush(self, _: Flush) -> None:
         """Apply all entries of the batch in one transaction, then tell everyone."""
         self._settle()
-        if self._prune_rows and self._held is None:
-            self._prune_once()
+        if self._prune is not None and self._held is None:
+            order, self._prune = self._prune, None
+            self._prune_once(order)
         if self._tell_compactor and self.links.is_open("compactor"):
             self._tell_compactor = False
             self._schedule_pruning()
@@ -460,12 +460,11 @@ class Applier(Actor):
         self._store.rollback()
         self._machine.reload()
 
-    def _prune_once(self) -> None:
-        rows, self._prune_rows = self._prune_rows, 0
+    def _prune_once(self, order: Prune) -> None:
         self._words[self._block + Cell.OPERATIONS] |= int(Operation.COMPACT)
         failpoints.hit("compactAfterAcquiredBatchTxLock")
         try:
-            progress = prune_slice(self._store, rows)
+            progress = prune_slice(self._store, order.rows, order.revision)
         except DISK_ERRORS as error:
             if not self._store.lacks_space(error):
                 raise

@@ -105,12 +105,13 @@ class Compactor(Actor):
     def tick(self, message: Tick) -> None:
         """Ask for the next slice, and ask the policy."""
         if self._work and not self._in_flight and message.now >= self._next_slice:
-            if self._is_awaited():
+            compact = self._compact_revision()
+            if self._is_awaited(compact):
                 self._next_slice = message.now + self._sleep
                 self.actor_inbox.wake_at(self._next_slice)
             else:
                 self._asked = time.monotonic()
-                self._in_flight = self.send("applier", Prune(self._rows))
+                self._in_flight = self.send("applier", Prune(self._rows, compact))
         if self._policy is None or not self._leads():
             return
         block = self.board.block("applier") + Cell.METRICS
@@ -122,14 +123,17 @@ class Compactor(Actor):
             self.send("raft-node", Propose(session=0, first_id=0, count=1, batch=batch))
             self.log.info("starting auto compaction", revision=target)
 
-    def _is_awaited(self) -> bool:
+    def _compact_revision(self) -> int:
+        block = self.board.block("applier") + Cell.METRICS
+        return self.board.words[block + ApplierMetric.COMPACT_REVISION]
+
+    def _is_awaited(self, compact: int) -> bool:
         """Whether a gateway has yet to read, for its watchers, what is about to be pruned.
 
         They were there when it happened, so a compaction that came right after takes nothing from
         them. A gateway reads within moments, or ends and with it its watchers.
         """
         words = self.board.words
-        compact = words[self.board.block("applier") + Cell.METRICS + ApplierMetric.COMPACT_REVISION]
         return any(0 < words[place] < compact for place in self._unread)
 
     def _leads(self) -> bool:

@@ -126,6 +126,9 @@ class LeaseCalls:
                 continue
             if not question.deadline:
                 question.deadline = now + self._timeout
+            elif question.deadline <= now:
+                self._time_out(question)
+                continue
             question.asked = now
             self._asked[question.id] = question
             ids.append(question.id)
@@ -168,6 +171,9 @@ class LeaseCalls:
         self._later(question.pause, lambda: self._new.append(question))
         question.pause = min(PAUSE_SECONDS_MAX, 2 * question.pause)
 
+    def _time_out(self, question: _Question) -> None:
+        question.fail(TIMEOUT if self._has_leader() else NO_LEADER)
+
     def done(self, question: _Question) -> None:
         """Forget a question."""
         self._asked.pop(question.id, None)
@@ -193,6 +199,6 @@ class LeaseCalls:
     def _ask_again(self, questions: list[_Question], now: float) -> None:
         for question in questions:
             if question.deadline <= now and not question.answer.closed:
-                question.fail(TIMEOUT if self._has_leader() else NO_LEADER)
+                self._time_out(question)
             else:
                 self._new.append(question)

@@ -122,9 +122,13 @@ class CompactionScheduled:
 
 @message
 class Prune:
-    """compactor -> applier: prune at most `rows` rows of history between two batches."""
+    """compactor -> applier: prune at most `rows` rows of history between two batches.
+
+    Only up to `revision`: what was compacted since may still have to be read for watchers.
+    """
 
     rows: int
+    revision: int
 
 
 @message

@@ -13,6 +13,7 @@ from typing import Any, Final, get_type_hints
 
 import msgpack
 
+from raft.change import ConfChangeDecodeError, decode
 from raft.messages import (
     MsgApp,
     MsgAppResp,
@@ -119,7 +120,7 @@ def decode_peer(data: bytes) -> PeerMessage:
         fields_of, kinds = _FIELDS[type(message)]
         _check_types(fields_of(message), kinds)
         _check_signs(_NUMBERS[type(message)](message))
-    except (ValueError, TypeError, IndexError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, LookupError, msgpack.UnpackException) as error:
         raise PeerMessageError(f"not a message of raft: {error}") from error
     return message
 
@@ -133,8 +134,21 @@ def read_peer(sender: int, receiver: int, data: bytes) -> PeerMessage | None:
         received = decode_peer(data)
     except PeerMessageError:
         return None
-    own = received.from_ == sender and received.to == receiver
-    return received if own and type(received) is not MsgSnap else None
+    if received.from_ != sender or received.to != receiver or type(received) is MsgSnap:
+        return None
+    if type(received) is MsgProp and not all(map(_may_be_proposed, received.entries)):
+        return None
+    return received
+
+
+def _may_be_proposed(entry: Entry) -> bool:
+    """Tell whether an entry is what its type says."""
+    if entry.type != EntryType.NORMAL:
+        try:
+            decode(entry.type, entry.data)
+        except ConfChangeDecodeError:
+            return False
+    return True
 
 
 def _pack(fields: tuple[Any, ...]) -> bytes:

@@ -31,6 +31,7 @@ BATCH_BYTES_MAX: Final = 1 << 20
 QUEUE_MAX: Final = 100_000
 QUEUE_BYTES_MAX: Final = 256 << 20
 RETRY_SECONDS: Final = 0.5
+RETRY_SECONDS_MAX: Final = 4.0
 URGENT: Final = frozenset((Op.LEASE_REVOKE,))
 
 
@@ -276,6 +277,7 @@ class Proposals:
     def propose_again(self, now: float) -> int:
         """Propose every unanswered batch again, in order; return how many requests that were."""
         for batch in self._batches.values():
+            batch.pause = RETRY_SECONDS
             self._again(batch, now)
         return self._outstanding
 
@@ -298,7 +300,7 @@ class Proposals:
             if now >= batch.deadline:
                 self._give_up(batch.answers, batch.deadline - self._timeout)
             if now >= batch.next_try:
-                batch.pause *= 2
+                batch.pause = min(RETRY_SECONDS_MAX, 2 * batch.pause)
                 batch.next_try = now + batch.pause
                 due.append((batch.first_id, batch.count))
         return due

@@ -1,9 +1,10 @@
 """The time-limited leadership grant under which lessor and compactor may act (RULES A6).
 
 The deadline is absolute on CLOCK_BOOTTIME: the moment a read index of our own was asked for that a
-quorum confirmed, plus one election timeout. Who confirms has heard of us since then, by a heartbeat
-or an answer to a read of its own (raft/read_only.py), and votes for nobody else for that long. A
-grant that lies in a frozen actor's mailbox has run out when it wakes.
+quorum confirmed, plus one election timeout less a heartbeat. Who confirms has heard of us since
+then, by a heartbeat or an answer to a read of its own (raft/read_only.py), and votes for nobody
+else for that long: it counts ticks, the first of which may follow at once. A grant that lies in a
+frozen actor's mailbox has run out when it wakes.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ def boottime_ns() -> int:
 class Granting:
     """Asks for a round every third of an election timeout and makes a grant of its answer."""
 
-    def __init__(self, election_timeout: float) -> None:
-        """`election_timeout` in seconds."""
-        self._length_ns = int(election_timeout * NANOSECONDS)
+    def __init__(self, election_timeout: float, heartbeat: float) -> None:
+        """`election_timeout` and `heartbeat` in seconds."""
+        self._length_ns = int((election_timeout - heartbeat) * NANOSECONDS)
         self._pause = election_timeout / 3
         self._next = 0.0
         self._asked: dict[bytes, int] = {}

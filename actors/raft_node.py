@@ -101,7 +101,7 @@ class RaftNode(Actor):
         self._applier = self.board.block("applier") + Cell.METRICS
         self._applied_word = self._applier + ApplierMetric.APPLIED_INDEX
         self._transport = self.board.block("transport") + Cell.METRICS
-        self._granting = Granting(self._election_timeout)
+        self._granting = Granting(self._election_timeout, self._tick_length)
         own = partial(self.board.get, context.name)
         timeouts = (self._tick_length, self._election_timeout)
         self._words_of_role = RoleWords(own, self.metric, self.log, *timeouts)

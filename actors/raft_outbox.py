@@ -96,6 +96,7 @@ class Outbox:
         self._followers = followers
         self._beat_seconds = 0.9 * heartbeat_seconds
         self._messages: list[PeerMessage] = []
+        self._left: list[PeerMessage] = []  # of what was held, to leave at once
         self._held: dict[int, _Held] = {}
         self._forwarded: dict[int, deque[int]] = {}
         self._again = inf  # nothing that is held leaves before, whatever happens
@@ -120,7 +121,12 @@ class Outbox:
         self._held.setdefault(member, _Held()).asks_until = now + CONFIRM_SECONDS
 
     def forget(self) -> None:
-        """Drop what was held: this member leads no more."""
+        """Hold nothing any more: this member does not lead.
+
+        What it held of its log goes. One that leads no more because it was removed has told nobody
+        yet, perhaps, that this is committed.
+        """
+        self._left += [held.append for held in self._held.values() if held.append is not None]
         self._held.clear()
         self._forwarded.clear()
         self._again = inf
@@ -136,9 +142,9 @@ class Outbox:
         Returns the members whose messages were dropped, and when to flush again at the latest; inf
         while nothing is held.
         """
-        if not self._messages and now < self._again:
+        if not (self._messages or self._left) and now < self._again:
             return set(), self._again
-        leaving: list[PeerMessage] = []
+        leaving, self._left = self._left, []
         # The newest heartbeat of a turn says all that those before it do.
         beats = {each.to: each for each in self._messages if type(each) is MsgHeartbeat}
         for message in self._messages:

@@ -32,7 +32,6 @@ from transport.lanes import Lane
 from transport.mailbox import Flush, Tick
 from transport.peer_auth import Keys
 from transport.peer_connection import Timing
-from transport.peer_listener import FRAME_BYTES_MAX
 from transport.peer_wire import Reason, pack_version
 from transport.peers import PeerMember, Peers, PeerSettings, Received
 
@@ -210,7 +209,6 @@ class Transport(Actor):
             urls=tuple(config.get("listen_peer_urls") or ()),
             descriptors=self.context.sockets.get("peer", ()),
             timing=self._timing,
-            frame_bytes_max=FRAME_BYTES_MAX + 2 * int(config.get("max_request_bytes") or 0),
             keys=Keys(Path(secret), Path(allowed)) if secret and allowed else None,
         )
         self._peers = Peers(settings, self.actor_inbox, self.log)

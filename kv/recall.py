@@ -13,7 +13,7 @@ from typing import Final
 from etcdpb.rpc_pb2 import DeleteRangeRequest, PutRequest, TxnRequest
 from kv.apply import apply_delete_range, apply_put
 from kv.batch import Op
-from kv.errors import ANSWERED_ALREADY
+from kv.errors import ANSWERED_ALREADY, EtcdError
 from kv.store import KV, Kept, Result, Store
 from kv.txn import apply_txn
 from kv.writer import HistoryWriter
@@ -38,12 +38,15 @@ def recall(store: Store, op: int, data: bytes, kept: Kept, compact: int) -> Resu
         return LOST
     past = _Past(store, began)
     result: Result
-    if op == Op.PUT:
-        result = apply_put(past, PutRequest.FromString(data))
-    elif op == Op.DELETE_RANGE:
-        result = apply_delete_range(past, DeleteRangeRequest.FromString(data))
-    else:
-        result = apply_txn(past, TxnRequest.FromString(data), compact)
+    try:
+        if op == Op.PUT:
+            result = apply_put(past, PutRequest.FromString(data))
+        elif op == Op.DELETE_RANGE:
+            result = apply_delete_range(past, DeleteRangeRequest.FromString(data))
+        else:
+            result = apply_txn(past, TxnRequest.FromString(data), compact)
+    except EtcdError:  # it succeeded once; what a txn read at an older revision is gone
+        return LOST
     assert not isinstance(result, int), "a big result came back small"
     assert result[0] == revision, f"revision {revision} came back as {result[0]}"
     return result

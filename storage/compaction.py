@@ -12,9 +12,9 @@ Nothing that can be read at C or later changes, so a pass may stop anywhere and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from kv.store import row_id
+from kv.store import REVISION_MAX, row_id
 from storage.store import SqliteStore, meta
 
 
@@ -27,23 +27,24 @@ class PruneProgress:
     finished: bool
 
 
-def prune_slice(store: SqliteStore, rows: int) -> PruneProgress:
+def prune_slice(store: SqliteStore, rows: int, revision: int = REVISION_MAX) -> PruneProgress:
     """Look at up to `rows` rows of history and remove what they prove needless.
 
-    Opens a transaction of its own; about 4 microseconds a row. Raises DiskFullError, after which
-    nothing has changed.
+    What was compacted above `revision` is left for later. Opens a transaction of its own; about 4
+    microseconds a row. Raises DiskFullError, after which nothing has changed.
     """
     compact: int = store.execute("SELECT compact_revision FROM progress").get
-    if store.pruned_to() >= compact:
-        return PruneProgress(0, 0, finished=True)
+    allowed = min(compact, revision)
+    if store.pruned_to() >= allowed:
+        return PruneProgress(0, 0, finished=allowed == compact)
     store.begin()
     try:
-        progress = _prune(store, compact, rows)
+        progress = _prune(store, allowed, rows)
     except BaseException:
         store.rollback()
         raise
     store.commit()
-    return progress
+    return replace(progress, finished=progress.finished and allowed == compact)
 
 
 def _prune(store: SqliteStore, compact: int, rows: int) -> PruneProgress:

@@ -23,7 +23,9 @@ from transport.peer_wire import Reason
 FRAMES_PER_TURN: Final = 256
 BYTES_PER_TURN: Final = 16 << 20
 RECEIVE_HWM: Final = 32
-FRAME_BYTES_MAX: Final = 16 << 20
+FRAME_BYTES_MAX: Final = 512 << 20
+"""As etcd's peers read, whatever their own --max-request-bytes: what is in a leader's log must get
+through to members that are set otherwise."""
 RELOAD_KEYS_SECONDS: Final = 2.0
 LOG_SECONDS: Final = 1.0
 DEFAULT_TIMING: Final = Timing()

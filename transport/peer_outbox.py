@@ -3,8 +3,8 @@
 A message that is older than an election timeout is of no use to raft and may harm: what it asks
 for has been asked again. So nothing waits longer, neither for a connection nor for room in it.
 
-Invariants: `waiting_bytes` is the sum of what waits and never above `bytes_max`; entries leave in
-the order in which they came.
+Invariants: `waiting_bytes` is the sum of what waits and never above `bytes_max`, but for one that
+waits alone; entries leave in the order in which they came.
 """
 
 from __future__ import annotations
@@ -32,15 +32,14 @@ class Outbox:
     def put(self, at: float, lane: int, payload: bytes) -> list[int]:
         """Add a payload that may leave from `at` (monotonic seconds) on.
 
-        Returns the lanes of what was dropped for it, or its own lane if it is too big itself.
+        Returns the lanes of what was dropped for it. One that is bigger than all room is taken
+        alone: a leader whose log holds it could send nothing else ever.
         """
         size = len(payload) + ENTRY_BYTES
-        if size > self._bytes_max:
-            return [lane]
         self._entries.append((at, lane, payload))
         self.waiting_bytes += size
         dropped: list[int] = []
-        while self.waiting_bytes > self._bytes_max:
+        while self.waiting_bytes > self._bytes_max and len(self._entries) > 1:
             dropped.append(self._drop())
         return dropped
 

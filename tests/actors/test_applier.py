@@ -205,7 +205,7 @@ def test_a_compaction_is_told_to_the_compactor_and_pruned_in_slices(bench: Bench
     bench.apply(encode_batch(0, 0, 0, bytes([Op.COMPACT]), [request]))
     scheduled = [m for _, m in bench.sent if isinstance(m, CompactionScheduled)]
     bench.sent.clear()
-    bench.actor.prune(Prune(100))
+    bench.actor.prune(Prune(100, 10))
     bench.actor.flush(Flush())
 
     assert [m.revision for m in scheduled] == [10]

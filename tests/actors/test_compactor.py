@@ -56,8 +56,8 @@ def test_one_slice_is_in_flight_at_a_time(desk: Desk) -> None:
     desk.actor.pruned(Pruned(9, 1000, 10, finished=False))
     desk.tick()
 
-    assert first == [Prune(1000)]
-    assert desk.sent == [Prune(1000), Prune(1000)]
+    assert first == [Prune(1000, 0)]
+    assert desk.sent == [Prune(1000, 0), Prune(1000, 0)]
 
 
 def test_nothing_is_asked_for_when_the_job_is_done(desk: Desk) -> None:
@@ -67,7 +67,7 @@ def test_nothing_is_asked_for_when_the_job_is_done(desk: Desk) -> None:
     desk.actor.pruned(Pruned(9, 10, 1, finished=True))
     desk.tick()
 
-    assert desk.sent == [Prune(1000)]
+    assert desk.sent == [Prune(1000, 0)]
 
 
 def test_a_slice_asked_of_a_dead_applier_is_asked_for_again(desk: Desk) -> None:
@@ -77,7 +77,7 @@ def test_a_slice_asked_of_a_dead_applier_is_asked_for_again(desk: Desk) -> None:
     desk.actor.welcomed(Welcome("applier", 2, []))
     desk.tick()
 
-    assert desk.sent == [Prune(1000), Prune(1000)]
+    assert desk.sent == [Prune(1000, 0), Prune(1000, 0)]
 
 
 def test_a_slice_lost_on_the_way_to_a_living_applier_is_asked_for_again(desk: Desk) -> None:
@@ -87,7 +87,7 @@ def test_a_slice_lost_on_the_way_to_a_living_applier_is_asked_for_again(desk: De
     desk.actor.welcome("applier", 0)  # it opens its stream anew: it has seen a gap
     desk.tick()
 
-    assert desk.sent == [Prune(1000), Prune(1000)]
+    assert desk.sent == [Prune(1000, 0), Prune(1000, 0)]
 
 
 def test_what_a_gateway_has_yet_to_read_for_its_watchers_is_not_pruned(
@@ -106,7 +106,7 @@ def test_what_a_gateway_has_yet_to_read_for_its_watchers_is_not_pruned(
     desk.actor.tick(Tick(2 * FAR))
 
     assert before == []
-    assert desk.sent == [Prune(1000)]
+    assert desk.sent == [Prune(1000, 9)]  # and no further
 
 
 def test_its_summary_tells_mode_and_next_run_of_a_leader(tmp_path: Path) -> None:

@@ -143,9 +143,25 @@ def test_a_lessor_that_is_not_primary_is_asked_again_until_the_timeout(desk: Des
     for turn in range(1, 80):
         desk.calls.told(desk.sent[-1].ids, [AGAIN])
         desk.ring(turn / 10)
-        desk.calls.late(turn / 10 + 1)
+        desk.calls.late(turn / 10)
 
     assert desk.asker.answers == [("lease 5", TIMEOUT)]
+    assert len(desk.calls) == 0
+
+
+def test_a_question_that_is_answered_again_at_once_and_again_is_given_up_without_a_leader(
+    desk: Desk,
+) -> None:
+    desk.leader = False
+    desk.ask(5)
+    for turn in range(1, 80):
+        if desk.asker.answers:
+            break
+        desk.calls.told(desk.sent[-1].ids, [AGAIN])
+        desk.ring(turn / 10)
+
+    assert desk.asker.answers == [("lease 5", NO_LEADER)]
+    assert turn == 71
     assert len(desk.calls) == 0
 
 

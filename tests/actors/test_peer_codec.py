@@ -6,6 +6,7 @@ import msgpack
 import pytest
 
 from actors.peer_codec import PeerMessageError, decode_peer, encode_peer, lane_of, read_peer
+from raft.change import ConfChange, ConfChangeType, encode
 from raft.messages import (
     PEER_MESSAGES,
     MsgApp,
@@ -47,7 +48,9 @@ def test_every_message_between_members_can_travel(kind: type[PeerMessage]) -> No
     assert decode_peer(encode_peer(message)) == message
 
 
-@pytest.mark.parametrize("data", [b"", b"\xc1", b"\x93\x63\x01\x02", b"\x92\x02\x01", b"\x01"])
+@pytest.mark.parametrize(
+    "data", [b"", b"\xc1", b"\x93\x63\x01\x02", b"\x92\x02\x01", b"\x01", b"\x80"]
+)
 def test_what_is_no_message_is_refused(data: bytes) -> None:
     with pytest.raises(PeerMessageError):
         decode_peer(data)
@@ -101,3 +104,14 @@ def test_heartbeats_and_votes_go_beside_entries() -> None:
     assert lane_of(MsgProp(1, 2, 3)) == Lane.APPEND
     assert lane_of(MsgHeartbeat(1, 2, 3)) == Lane.CONTROL
     assert lane_of(MsgVote(1, 2, 3)) == Lane.CONTROL
+
+
+def test_a_proposal_that_is_no_change_of_the_configuration_is_refused() -> None:
+    change = encode(ConfChange(ConfChangeType.ADD_NODE, 4))[1]
+    good, bad = (
+        MsgProp(1, 2, 0, (Entry(0, 0, data, EntryType.CONF_CHANGE),))
+        for data in (change, b"rubbish")
+    )
+
+    assert read_peer(2, 1, encode_peer(good)) == good
+    assert read_peer(2, 1, encode_peer(bad)) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from actors.proposals import (
     CREDIT_REQUESTS,
     QUEUE_BYTES_MAX,
     QUEUE_MAX,
+    RETRY_SECONDS,
     Proposals,
     SessionClosedError,
 )
@@ -376,3 +378,23 @@ def test_a_revocation_that_never_left_the_queue_is_told_after_its_timeout(
 
     assert first == ([TIMEOUT], [])
     assert revocation.outcomes == [TIMEOUT]
+
+
+def test_a_new_leader_is_asked_again_as_often_as_the_first(proposals: Proposals) -> None:
+    proposals.add(Op.PUT, b"put", Asker())
+    proposals.flush(0.0)
+    for second in range(60):
+        proposals.late(float(second))
+
+    proposals.propose_again(60.0)
+
+    assert proposals.late(60.0 + RETRY_SECONDS) != []
+
+
+def test_nothing_waits_for_a_retry_longer_than_a_few_seconds(proposals: Proposals) -> None:
+    proposals.add(Op.PUT, b"put", Asker())
+    proposals.flush(0.0)
+
+    retried = [second for second in range(60) if proposals.late(float(second))]
+
+    assert max(later - earlier for earlier, later in itertools.pairwise(retried)) <= 4

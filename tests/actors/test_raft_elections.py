@@ -229,7 +229,7 @@ def test_a_leader_that_ticks_late_has_failed_to_send_heartbeats() -> None:
 
 
 def test_a_grant_runs_from_the_moment_its_round_was_sent() -> None:
-    granting = Granting(TIMEOUT)
+    granting = Granting(TIMEOUT, HEARTBEAT)
     before = boottime_ns()
     context = granting.ask(0.0)
     after = boottime_ns()
@@ -237,13 +237,14 @@ def test_a_grant_runs_from_the_moment_its_round_was_sent() -> None:
     grant = granting.answered(context, 7, 42)
 
     assert grant is not None
-    assert before + 10**9 <= grant.deadline_ns <= after + 10**9
+    length = int((TIMEOUT - HEARTBEAT) * 1e9)
+    assert before + length <= grant.deadline_ns <= after + length
     assert (grant.term, grant.first_index) == (7, 42)
     assert granting.answered(context, 7, 42) is None
 
 
 def test_a_round_of_a_term_that_is_over_gives_no_grant() -> None:
-    granting = Granting(TIMEOUT)
+    granting = Granting(TIMEOUT, HEARTBEAT)
     context = granting.ask(0.0)
 
     assert granting.ended(8).deadline_ns == 0

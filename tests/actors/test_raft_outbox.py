@@ -161,15 +161,19 @@ def test_what_cannot_be_sent_is_told() -> None:
     assert outbox.flush(10.0) == ({2, 3}, inf)
 
 
-def test_a_deposed_leader_sends_no_old_news() -> None:
+def test_what_a_leader_held_of_its_log_goes_when_it_leads_no_more() -> None:
+    """It may lead no more because that is committed which removes it: nobody else knows yet."""
     wire = Wire()
     outbox = wire.outbox()
     outbox.add(commit(2, 5))
     outbox.flush(10.0)
+    held = list(wire.sent)
     outbox.forget()
 
-    outbox.flush(11.0)
-    assert wire.sent == []
+    outbox.flush(10.0)
+    assert held == []
+    assert wire.sent == [commit(2, 5)]
+    assert not outbox.holding
 
 
 def entries(member: int, first: int, last: int, commit: int) -> MsgApp:

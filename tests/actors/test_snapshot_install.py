@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from actors import applier as applier_module
-from actors.messages import Applied, AppliedTo, Apply, InstallSnapshot
+from actors.messages import Applied, AppliedTo, Apply, InstallSnapshot, Prune, Pruned
 from actors.metrics import ApplierMetric
 from storage.database import DatabaseError, generation, set_current
 from storage.files import OsFiles
@@ -181,3 +181,12 @@ def test_a_reader_that_has_not_moved_only_waits(bench: Bench, tmp_path: Path) ->
     with late.view() as view:
         assert view.applied_index == 62
     late.close()
+
+
+def test_a_slice_of_pruning_ordered_before_is_answered(bench: Bench, tmp_path: Path) -> None:
+    order = receive(bench, tmp_path)
+    bench.actor.prune(Prune(100, 10))
+    bench.actor.install_snapshot(order)
+    bench.actor.flush(Flush())
+
+    assert [type(message) for to, message in bench.sent if to == "compactor"][-1] is Pruned

@@ -77,6 +77,25 @@ def test_a_big_result_is_lost_with_the_history_it_came_from() -> None:
     assert again.results == [-ANSWERED_ALREADY.number]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_big_result_is_lost_with_what_it_read_at_an_older_revision(
+    kind: str, tmp_path: Path
+) -> None:
+    driver = driver_over(kind, tmp_path)
+    driver.open_session(7)
+    driver.propose(*(PutRequest(key=b"a", value=BIG) for _ in range(3)))
+    txn = big_txn()
+    txn.success[-1].request_range.revision = 2
+    batch = batch_of(1, txn)
+    driver.entries(batch)
+    driver.propose(CompactionRequest(revision=3))  # the txn itself began at 4
+
+    (again,) = driver.entries(batch)
+
+    assert again.results == [-ANSWERED_ALREADY.number]
+    driver.close()
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_any_result_is_given_again_as_it_was(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kv.machine, "BODY_BYTES_MAX", 0)

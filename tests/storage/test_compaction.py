@@ -82,6 +82,24 @@ def test_a_compaction_in_the_middle_of_a_pass_forgets_no_tombstone(tmp_path: Pat
     driver.close()
 
 
+def test_nothing_is_pruned_that_was_compacted_since_the_slice_was_ordered(tmp_path: Path) -> None:
+    driver = filled(tmp_path)
+    driver.put("a", "a", "a", "a", "a")
+    driver.compact(3)
+    driver.compact(6)
+
+    first = prune_slice(driver.store, 100, 3)
+    again = prune_slice(driver.store, 100, 3)
+    left = [row[0] for row in driver.rows()]
+    last = prune_slice(driver.store, 100, 6)
+
+    assert (first.finished, again.finished, last.finished) == (False, False, True)
+    assert again.rows == 0
+    assert left == [3, 4, 5, 6]
+    assert [row[0] for row in driver.rows()] == [6]
+    driver.close()
+
+
 def test_a_key_deleted_and_put_again_in_one_revision_is_kept(tmp_path: Path) -> None:
     driver = filled(tmp_path)
     driver.put("a")

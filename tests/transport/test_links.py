@@ -82,7 +82,7 @@ def test_a_sender_says_nothing_before_the_receiver_has_said_hello(troupe: Troupe
     applier = troupe.start("applier", 1)
 
     assert not applier.is_open("compactor")
-    assert not applier.send("compactor", Prune(1))
+    assert not applier.send("compactor", Prune(1, 0))
 
     edge = troupe.board.edge("applier", "compactor")
     assert troupe.board.words[edge + Edge.DROPPED] == 1
@@ -105,12 +105,12 @@ def test_messages_arrive_in_order_and_depth_is_what_is_not_handled(troupe: Troup
     meet(troupe, applier, compactor)
 
     for rows in range(5):
-        applier.send("compactor", Prune(rows))
+        applier.send("compactor", Prune(rows, 0))
     depth = troupe.board.depth("compactor")
     got = receive(compactor)
 
     assert depth == 5
-    assert got == [Prune(rows) for rows in range(5)]
+    assert got == [Prune(rows, 0) for rows in range(5)]
     assert troupe.board.depth("compactor") == 0
 
 
@@ -120,13 +120,13 @@ def test_a_message_for_a_dead_receiver_never_reaches_its_successor(troupe: Troup
     meet(troupe, applier, dead)
     dead.close()
     for rows in range(3):
-        applier.send("compactor", Prune(rows))
+        applier.send("compactor", Prune(rows, 0))
 
     successor = troupe.start("compactor", 2)
     meet(troupe, applier, successor)
-    applier.send("compactor", Prune(99))
+    applier.send("compactor", Prune(99, 0))
 
-    assert receive(successor) == [Prune(99)]
+    assert receive(successor) == [Prune(99, 0)]
 
 
 def test_what_a_dead_receiver_had_before_it_is_lost_and_no_depth(troupe: Troupe) -> None:
@@ -134,7 +134,7 @@ def test_what_a_dead_receiver_had_before_it_is_lost_and_no_depth(troupe: Troupe)
     dead = troupe.start("compactor", 1)
     meet(troupe, applier, dead)
     for rows in range(7):
-        applier.send("compactor", Prune(rows))
+        applier.send("compactor", Prune(rows, 0))
     dead.handled("applier")
     dead.handled("applier")
     dead.close()
@@ -142,15 +142,15 @@ def test_what_a_dead_receiver_had_before_it_is_lost_and_no_depth(troupe: Troupe)
 
     successor = troupe.start("compactor", 2)
     between = troupe.board.depth("compactor"), troupe.board.lost("applier", "compactor")
-    applier.send("compactor", Prune(7))  # into the dead stream: its sender has not heard yet
+    applier.send("compactor", Prune(7, 0))  # into the dead stream: its sender has not heard yet
     meet(troupe, applier, successor)
-    applier.send("compactor", Prune(99))
+    applier.send("compactor", Prune(99, 0))
 
     assert before == 5
     assert between == (0, 5)
     assert troupe.board.lost("applier", "compactor") == 6
     assert troupe.board.depth("compactor") == 1
-    assert receive(successor) == [Prune(99)]
+    assert receive(successor) == [Prune(99, 0)]
     assert troupe.board.depth("compactor") == 0
 
 
@@ -159,7 +159,7 @@ def test_what_was_accepted_before_a_stream_ended_is_no_part_of_the_next(troupe: 
     compactor = troupe.start("compactor", 1)
     meet(troupe, applier, compactor)
     for rows in range(3):
-        applier.send("compactor", Prune(rows))
+        applier.send("compactor", Prune(rows, 0))
     accepted = 0
     while accepted < 3 and compactor.socket.poll(500):
         accepted += compactor.accept(compactor.socket.recv()) is not None
@@ -167,7 +167,7 @@ def test_what_was_accepted_before_a_stream_ended_is_no_part_of_the_next(troupe: 
     meet(troupe, applier, compactor)
 
     for rows in range(4):
-        applier.send("compactor", Prune(rows))
+        applier.send("compactor", Prune(rows, 0))
     for _ in range(accepted):
         compactor.handled("applier")
 
@@ -197,16 +197,16 @@ def test_a_gap_is_never_passed_over(troupe: Troupe, monkeypatch: pytest.MonkeyPa
     meet(troupe, applier, compactor)
     applier._outgoing["compactor"].sequence += 1  # as if one message had been lost
 
-    applier.send("compactor", Prune(1))
-    applier.send("compactor", Prune(2))
+    applier.send("compactor", Prune(1, 0))
+    applier.send("compactor", Prune(2, 0))
     before = receive(compactor)
     receive(applier)
     after = receive(compactor)
-    applier.send("compactor", Prune(3))
+    applier.send("compactor", Prune(3, 0))
 
     assert before == []
     assert after == [Welcome("applier", 1, [0])]
-    assert receive(compactor) == [Prune(3)]
+    assert receive(compactor) == [Prune(3, 0)]
     edge = troupe.board.edge("applier", "compactor")
     assert troupe.board.words[edge + Edge.GAPS] == 1
     assert troupe.board.lost("applier", "compactor") == 3
@@ -220,9 +220,9 @@ def test_a_restarted_sender_is_asked_for_a_new_stream(troupe: Troupe) -> None:
 
     second = troupe.start("applier", 2)
     meet(troupe, second, compactor)
-    second.send("compactor", Prune(7))
+    second.send("compactor", Prune(7, 0))
 
-    assert receive(compactor) == [Prune(7)]
+    assert receive(compactor) == [Prune(7, 0)]
 
 
 def test_an_unanswered_hello_is_repeated_and_in_the_end_under_a_new_stream(troupe: Troupe) -> None:
@@ -250,10 +250,10 @@ def test_a_repeated_hello_opens_no_second_stream_however_often_the_sender_died(
             compactor.tick(troupe.now)
 
         receive(applier, 100)
-        applier.send("compactor", Prune(1))
+        applier.send("compactor", Prune(1, 0))
 
         assert troupe.opened == [("applier", "compactor", 0)]
-        assert Prune(1) in receive(compactor, 100)  # what a stream before it had would be lost
+        assert Prune(1, 0) in receive(compactor, 100)  # what a stream before it had would be lost
 
 
 def test_a_full_edge_drops_and_counts_and_never_waits(troupe: Troupe) -> None:

@@ -21,12 +21,15 @@ def test_the_oldest_is_dropped_when_there_is_no_room() -> None:
     assert box.head(1.0, 100)[0] == 2
 
 
-def test_a_payload_that_never_fits_is_dropped_itself() -> None:
+def test_a_payload_bigger_than_all_room_is_taken_alone() -> None:
+    """It is in the leader's log: nothing else gets past it."""
     box = outbox()
     box.put(0.0, 0, b"small")
 
-    assert box.put(0.0, 1, b"x" * ROOM_FOR_THREE) == [1]
+    assert box.put(0.0, 1, b"x" * ROOM_FOR_THREE) == [0]
     assert len(box) == 1
+    assert box.put(0.0, 2, b"next") == [1]
+    assert box.waiting_bytes == ENTRY_BYTES + 4
 
 
 def test_nothing_waits_longer_than_its_time() -> None:
