@@ -42,11 +42,12 @@ class ClockFile:
             self._words[0] = MAGIC
 
     def _resize(self, slots: int) -> None:
+        """Raises OSError where there is no room: a store into a hole there would be a SIGBUS."""
+        size = 8 * (HEADER_WORDS + slots * SLOT_WORDS)
+        os.posix_fallocate(self._descriptor, 0, size)
         if self._map is not None:
             self._words.release()
             self._map.close()
-        size = 8 * (HEADER_WORDS + slots * SLOT_WORDS)
-        os.ftruncate(self._descriptor, size)
         self._map = mmap.mmap(self._descriptor, size)
         self._words = memoryview(self._map).cast("q")
         self._slots = slots
@@ -87,8 +88,12 @@ class ClockFile:
             words[HEADER_WORDS + clock.slot * SLOT_WORDS + 2] = clock.expiry
             return
         if not self._free:
-            self._free = list(range(2 * self._slots - 1, self._slots - 1, -1))
-            self._resize(2 * self._slots)
+            slots = self._slots
+            try:
+                self._resize(2 * slots)
+            except OSError:  # not kept: the next lessor gives such a lease its whole time
+                return
+            self._free = list(range(2 * slots - 1, slots - 1, -1))
             words = self._words
         clock.slot = self._free.pop()
         place = HEADER_WORDS + clock.slot * SLOT_WORDS

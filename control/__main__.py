@@ -289,7 +289,7 @@ def _keygen(arguments: argparse.Namespace) -> int:
 
 def _health(view: MemberView, arguments: argparse.Namespace) -> int:
     found = health.health(
-        view.info["client_urls"],
+        view.info["http_urls"],
         timeout=arguments.timeout,
         serializable=arguments.serializable,
         cert=arguments.cert,

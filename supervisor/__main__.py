@@ -5,8 +5,14 @@ from __future__ import annotations
 import os
 import sys
 
+import supervisor.at_start  # noqa: F401 - before all others
 from supervisor.config import Config, parse
-from supervisor.data_directory import data_dir_warnings, is_initialized, lock_data_dir
+from supervisor.data_directory import (
+    data_dir_warnings,
+    is_initialized,
+    lock_data_dir,
+    lock_wal_dir,
+)
 from supervisor.errors import ConfigError, HelpRequested, StartError, VersionRequested
 from supervisor.listen import bind_urls
 from supervisor.logs import LogSink, fatal
@@ -70,6 +76,8 @@ def start(config: Config, sink: LogSink) -> int:
     check_peer_keys(config)
     raise_descriptor_limit()
     lock_fd = lock_data_dir(config.data_dir)
+    if config.wal_dir:
+        lock_wal_dir(config.wal_dir)
     for msg, found in data_dir_warnings(config.data_dir):
         sink.log("warn", msg, **found)
     bound = {

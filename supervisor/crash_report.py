@@ -57,7 +57,10 @@ class CrashReporter:
         self._writing = threading.Thread(
             target=self._write, args=(name, ended, board, now), daemon=True
         )
-        self._writing.start()
+        try:
+            self._writing.start()
+        except RuntimeError:  # no thread to be had: there is no report then
+            self._writing = None
         return name
 
     def settle(self) -> None:

@@ -50,6 +50,22 @@ def lock_data_dir(data_dir: str | Path) -> int:
     return descriptor
 
 
+def lock_wal_dir(wal_dir: str) -> int:
+    """Lock a log's folder outside of the data directory, by a file beside it, for this process.
+
+    Raises StartError when another process has it, or when the file can't be made.
+    """
+    lock = Path(wal_dir).with_name(f"{Path(wal_dir).name}.lock")
+    try:
+        lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        reason = "in use by another process" if error.errno in _IN_USE else _reason(error)
+        raise StartError(f'cannot use wal dir "{wal_dir}": {reason}') from None
+    return descriptor
+
+
 def _reason(error: OSError) -> str:
     """Return what failed, naming the path: "open /x/y: permission denied"."""
     text = os.strerror(error.errno or errno.EIO).lower()

@@ -507,5 +507,6 @@ def _reason(status: int) -> str:
     """Say in words how a process ended; `status` is waitpid's."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        return f"killed by {signal.Signals(number).name}"
+        known = number in signal.valid_signals() and number < signal.SIGRTMIN
+        return f"killed by {signal.Signals(number).name if known else f'signal {number}'}"
     return f"exit code {os.WEXITSTATUS(status)}"

@@ -61,9 +61,9 @@ class RootInbox:
         self._local: deque[Envelope[Any]] = deque()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._next_tick = 0.0
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
 
     def put(self, envelope: Envelope[Any], /) -> None:
         """Queue a local message; any thread may."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Final
 
 from actors.base import FLUSH_TAG, TICK_TAG
-from actors.messages import Checkpointed, Durable
+from actors.messages import Checkpointed, Durable, InstallSnapshot, PeerReceived
 from actors.observing import MESSAGE_NAMES as MESSAGE_NAMES
 from actors.wire import WIRE
 from storage.failures import STORAGE_EXIT_CODE
@@ -27,6 +27,7 @@ APPLIER_ALLOWANCES: Final = {
     FLUSH_TAG: 300.0,
     TICK_TAG: 15.0,
     _TAGS[Checkpointed]: 15.0,
+    _TAGS[InstallSnapshot]: 300.0,
 }
 RAFT_NODE_ALLOWANCES: Final = {FLUSH_TAG: 10.0, TICK_TAG: 10.0, _TAGS[Durable]: 10.0}
 
@@ -87,7 +88,7 @@ STAGE: Final = (
         exit_code=85,
         final_exit_codes=STORAGE_FAILED,
         reason="background disk work: it yields to all others, and one checkpoint may be long",
-        allowances={TICK_TAG: 120.0},
+        allowances={TICK_TAG: 120.0, _TAGS[PeerReceived]: 120.0},
         oom_score_adj=300,
         nice=10,
     ),

@@ -91,7 +91,8 @@ class Board:
             assert len(header) < 8 * HEADER_WORDS
             partial = path.with_suffix(".new")
             with partial.open("wb") as file:
-                file.truncate(size)
+                # Not sparse: a store into a page that a full disk has no block for is a SIGBUS.
+                os.posix_fallocate(file.fileno(), 0, size)
                 file.write(header)
             partial.rename(path)
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)

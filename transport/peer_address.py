@@ -7,6 +7,7 @@ connections, and a name server that does not answer takes seconds: every heartbe
 from __future__ import annotations
 
 import ipaddress
+import os
 import queue
 import socket
 import threading
@@ -92,7 +93,9 @@ def adopt(socket_: zmq.Socket[bytes], descriptors: Sequence[int]) -> None:
     for descriptor in descriptors:
         socket_.setsockopt(zmq.USE_FD, descriptor)
         # libzmq opens nothing then, but wants an address that it could.
-        socket_.bind("tcp://127.0.0.1:*")
+        with socket.socket(fileno=os.dup(descriptor)) as opened:
+            path = opened.getsockname() if opened.family == socket.AF_UNIX else ""
+        socket_.bind(f"ipc://{path}" if path else "tcp://127.0.0.1:*")
     socket_.setsockopt(zmq.USE_FD, -1)
 
 
@@ -103,6 +106,7 @@ class Resolver:
         self._found: dict[str, str] = {}
         self._asked: dict[str, float] = {}
         self._wanted: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._waiting: set[str] = set()  # each host once: a slow look-up must not pile up
         self._thread: threading.Thread | None = None
 
     def find(self, host: str, now: float) -> str | None:
@@ -115,12 +119,13 @@ class Resolver:
 
     def refresh(self, host: str, now: float) -> None:
         """Look a host up again, at most once a second; until then the old address counts."""
-        if is_numeric(host) or now < self._asked.get(host, now):
+        if is_numeric(host) or host in self._waiting or now < self._asked.get(host, now):
             return
         self._asked[host] = now + RETRY_LOOKUP_SECONDS
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="resolver", daemon=True)
             self._thread.start()
+        self._waiting.add(host)
         self._wanted.put(host)
 
     def _serve(self) -> None:
@@ -129,3 +134,4 @@ class Resolver:
             address = look_up(host)
             if address is not None:
                 self._found[host] = address
+            self._waiting.discard(host)

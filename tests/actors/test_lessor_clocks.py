@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+
+import pytest
 
 from actors.lease_clocks import FIRST_SLOTS, ClockFile, read_expiries
 from kv.lease import Clock
@@ -90,3 +94,37 @@ def test_a_file_of_something_else_is_begun_anew(tmp_path: Path) -> None:
     path.write_bytes(b"\x03\0\0\0\0\0\0\0" * 50)
 
     assert expiries(path, 3) == {}
+
+
+def test_a_clock_for_which_a_full_disk_has_no_room_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "leases"
+    file = ClockFile(path)
+    file.begin(1)
+    clocks = [clock(number) for number in range(FIRST_SLOTS + 1)]
+    for one in clocks[:-1]:
+        file.keep(one)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", full)
+        file.keep(clocks[-1])
+    before = len(expiries(path, 1))
+    file.keep(clocks[-1])
+
+    assert before == FIRST_SLOTS
+    assert len(expiries(path, 1)) == FIRST_SLOTS + 1
+
+
+def test_the_file_has_no_holes(tmp_path: Path) -> None:
+    """A store into a hole of a full disk would be a SIGBUS."""
+    path = tmp_path / "leases"
+    file = ClockFile(path)
+    file.begin(1)
+    for number in range(3 * FIRST_SLOTS):
+        file.keep(clock(number))
+
+    found = path.stat()
+    assert found.st_blocks * 512 >= found.st_size

@@ -16,7 +16,12 @@ import pytest
 
 from control.run_directory import RunDirectoryError, bases, check_private, clean, is_living
 from supervisor.config import Config, parse
-from supervisor.data_directory import data_dir_warnings, is_initialized, lock_data_dir
+from supervisor.data_directory import (
+    data_dir_warnings,
+    is_initialized,
+    lock_data_dir,
+    lock_wal_dir,
+)
 from supervisor.errors import StartError
 from supervisor.run_directory import find_run_directory, remove_run_directory, run_directory
 from transport.address import PATH_BYTES_MAX
@@ -285,3 +290,15 @@ def test_an_unusable_place_is_passed_over(
     folder = start(environ={"XDG_RUNTIME_DIR": str(blocked), "TMPDIR": str(base)})
 
     assert folder.parents[1] == base
+
+
+def test_a_log_elsewhere_is_locked_too(tmp_path: Path) -> None:
+    wal_dir = str(tmp_path / "disk" / "wal")
+    descriptor = lock_wal_dir(wal_dir)
+
+    with pytest.raises(StartError, match=f'wal dir "{wal_dir}": in use by another process'):
+        lock_wal_dir(wal_dir)
+    os.close(descriptor)
+
+    os.close(lock_wal_dir(wal_dir))
+    assert not Path(wal_dir).exists()

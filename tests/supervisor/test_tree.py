@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from dataclasses import replace
 
+from actors.messages import InstallSnapshot, PeerReceived
+from actors.wire import codec
 from supervisor.tree import children
 
 
@@ -67,3 +69,10 @@ def test_every_module_has_a_main() -> None:
 def test_a_whole_stop_fits_into_its_time() -> None:
     for spec in children(1):
         assert spec.shutdown <= (0.9 if spec.drains_first else 0.4)
+
+
+def test_what_waits_for_a_disk_has_the_time_for_it() -> None:
+    specs = {spec.name: spec.allowances for spec in children(1)}
+
+    assert specs["applier"][codec.tags[InstallSnapshot]] >= 300
+    assert specs["snapshotter"][codec.tags[PeerReceived]] >= 120

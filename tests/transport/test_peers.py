@@ -10,10 +10,11 @@ import pytest
 
 from kv.version import VERSION
 from tests.transport.peer_world import Proxy, World, free_ports, url
+from transport import peer_address
 from transport.lanes import Lane
 from transport.peer_address import PeerBindError, PeerUrlError
 from transport.peer_connection import CHANNELS
-from transport.peer_wire import pack_version
+from transport.peer_wire import Reason, pack_version
 
 MIB = 1 << 20
 
@@ -268,3 +269,24 @@ def test_the_table_for_people_names_peers_and_what_is_wrong_with_them(tmp_path: 
         assert world[1].find("m2") == world[1].find("2") == world[1].find(2) == [2]
         with pytest.raises(LookupError):
             world[1].find("m9")
+
+
+def test_a_peer_that_does_not_answer_is_looked_up_again_though_its_link_is_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else may have its address now, as after two containers were restarted."""
+    asked: list[str] = []
+
+    def look_up(host: str) -> str:
+        asked.append(host)
+        return "127.0.0.1"
+
+    monkeypatch.setattr(peer_address, "look_up", look_up)
+    with World(tmp_path, count=3, start=[1, 3]) as world:
+        first, second, third = world.members
+        wrong = tuple(one.replace("127.0.0.1", "m2.test") for one in third.urls)
+        world[1].set_members([first, replace(second, urls=wrong), third])
+        world.run(lambda: world[3].rejected[Reason.RECEIVER])
+        asked.clear()
+
+        world.run(lambda: "m2.test" in asked)
