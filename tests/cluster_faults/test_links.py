@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from control.run_directory import find_run_directory
 from tests.cluster import Cluster, ClusterMember
+from tests.cluster_faults.healing import ROUNDS_SLOW, SPLIT_TERMS, Rounds, healed_after
 from tests.cluster_faults.history import History
 from tests.cluster_faults.load import Load, Probe
 from tests.cluster_faults.second_opinion import judge
@@ -26,6 +28,7 @@ pytestmark = pytest.mark.e2e
 CLIENTS = 6
 CALL_SECONDS = 1.0
 FAULT_SECONDS = 2 * ELECTION_SECONDS
+ROUND_TIMEOUTS_MAX = 4
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +131,73 @@ def test_a_link_that_carries_one_way_only_costs_no_election(
     print(f"longest gap {gap * 1e3:.0f} ms")  # noqa: T201
     assert (cluster.leader(), cluster.term()) == (leader, term)
     assert gap < ELECTION_SECONDS
+
+
+def late(cluster: Cluster, chance: Random) -> int:
+    """Delay everything; return the terms that this may take."""
+    for member in cluster.members:
+        ask(member, "delay", seconds=chance.uniform(0.005, 0.04))
+    return 0
+
+
+def doubled(cluster: Cluster, chance: Random) -> int:
+    """Send what is sent twice, mostly."""
+    for member in cluster.members:
+        ask(member, "duplicate", ratio=chance.uniform(0.3, 1.0))
+    return 0
+
+
+def lost(cluster: Cluster, chance: Random) -> int:
+    """Lose some: a majority may miss the leader for an election timeout, and again."""
+    for member in cluster.members:
+        ask(member, "drop", ratio=chance.uniform(0.05, 0.3))
+    return SPLIT_TERMS * ROUND_TIMEOUTS_MAX
+
+
+def deaf_follower(cluster: Cluster, chance: Random) -> int:
+    """Let a follower hear nobody; the others hear it."""
+    ask(chance.choice(cluster.others(cluster.leader())), "cut", direction="in")
+    return 0
+
+
+def mute_follower(cluster: Cluster, chance: Random) -> int:
+    """Let nobody hear a follower."""
+    ask(chance.choice(cluster.others(cluster.leader())), "cut", direction="out")
+    return 0
+
+
+def deaf_leader(cluster: Cluster, _: Random) -> int:
+    """Let the leader hear nobody: it steps down."""
+    ask(cluster.leader(), "cut", direction="in")
+    return SPLIT_TERMS
+
+
+def mute_leader(cluster: Cluster, _: Random) -> int:
+    """Let nobody hear the leader."""
+    ask(cluster.leader(), "cut", direction="out")
+    return SPLIT_TERMS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fault", [late, doubled, lost, deaf_follower, mute_follower, deaf_leader, mute_leader]
+)
+def test_20_times_broken_links_heal_within_election_timeouts(
+    cluster: Cluster, history: History, fault: Callable[[Cluster, Random], int]
+) -> None:
+    chance, rounds = Random(11), Rounds()
+    for _ in range(ROUNDS_SLOW):
+        with under_load(cluster, history) as probe:
+            term = cluster.term()
+            might = fault(cluster, chance)
+            time.sleep(chance.uniform(1.0, ROUND_TIMEOUTS_MAX) * ELECTION_SECONDS)
+            moment = time.monotonic()
+            for member in cluster.members:
+                ask(member, "mend")
+            rounds.healed.append(healed_after(cluster, moment, probe))
+            rounds.terms.append((cluster.term() - term, might))
+
+    rounds.check(fault.__name__)
 
 
 def test_a_leader_that_stops_sending_is_replaced(cluster: Cluster, history: History) -> None:

@@ -11,7 +11,6 @@ On lossy lines a majority may miss the leader for an election timeout, so one ma
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,10 +20,11 @@ from random import Random
 import pytest
 
 from tests.cluster import Cluster, ClusterMember
+from tests.cluster_faults.healing import ROUNDS_SLOW, SPLIT_TERMS, Rounds, healed_after, whole
 from tests.cluster_faults.history import History
 from tests.cluster_faults.load import Load, Probe
 from tests.cluster_faults.second_opinion import judge
-from tests.cluster_faults.timing import ELECTION_SECONDS, FAST, milliseconds, percentile
+from tests.cluster_faults.timing import ELECTION_SECONDS, FAST
 from tests.netns import Network, unavailable
 
 pytestmark = pytest.mark.e2e
@@ -33,9 +33,7 @@ CLIENTS = 6
 CALL_SECONDS = 1.0
 FAULT_SECONDS = 3 * ELECTION_SECONDS
 ROUND_TIMEOUTS_MAX = 4
-ROUNDS_SLOW = int(os.environ.get("TROUPED_CLUSTER_ROUNDS", "20"))
 LOSS = 0.5
-SPLIT_TERMS = 3  # an election, and two before it that were split
 
 
 class Divided:
@@ -55,16 +53,6 @@ class Divided:
         others = tuple(self.number(other) for other in self.cluster.others(member))
         self.network.split((self.number(member),), others)
 
-    def whole(self) -> bool:
-        """Whether all members follow one leader in one term."""
-        statuses = self.cluster.statuses()
-        named = {(status.leader, status.raftTerm) for status in statuses}
-        return (
-            len(statuses) == len(self.cluster.members)
-            and len(named) == 1
-            and 0 not in {leader for leader, _ in named}
-        )
-
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Divided]:
@@ -81,7 +69,7 @@ def divided(running: Divided) -> Iterator[Divided]:
     """The cluster, whole before the test and healed after it."""
     running.cluster.spawn()
     running.cluster.wait_ready()
-    running.cluster.wait_for(running.whole, "one leader for all")
+    running.cluster.wait_for(lambda: whole(running.cluster), "one leader for all")
     yield running
     running.network.heal()
 
@@ -99,7 +87,7 @@ def under_load(divided: Divided, seed: int = 1) -> Iterator[Probe]:
         load.wait_for(CLIENTS)
         yield probe
         divided.network.heal()
-        cluster.wait_for(divided.whole, "one leader for all after healing")
+        cluster.wait_for(lambda: whole(cluster), "one leader for all after healing")
     history.check(cluster.client(cluster.leader()))
     cluster.wait_applied()
     assert len(cluster.hashes()) == 1
@@ -113,9 +101,7 @@ def heal(divided: Divided, probe: Probe) -> float:
     """Heal and return the seconds until all members follow one leader and writes flow."""
     moment = time.monotonic()
     divided.network.heal()
-    divided.cluster.wait_for(divided.whole, "one leader for all after healing")
-    took = time.monotonic() - moment
-    return max(took, probe.wait_after(moment))
+    return healed_after(divided.cluster, moment, probe)
 
 
 def test_an_isolated_leader_is_replaced_and_comes_back_as_a_follower(divided: Divided) -> None:
@@ -218,6 +204,7 @@ def test_half_the_packets_lost_only_slow_it_down(divided: Divided) -> None:
     )
     assert written
     assert cluster.term() - term <= SPLIT_TERMS * 2 * FAULT_SECONDS / ELECTION_SECONDS
+    assert healed <= 4 * ELECTION_SECONDS
 
 
 # Faults; each returns how many terms may pass in a round, see the module.
@@ -269,22 +256,16 @@ def lossy(divided: Divided, chance: Random) -> int:
 def test_20_rounds_of_a_fault_heal_within_election_timeouts(
     divided: Divided, fault: Callable[[Divided, Random], int]
 ) -> None:
-    chance, healed, passed = Random(7), [], []
+    chance, rounds = Random(7), Rounds()
     for number in range(ROUNDS_SLOW):
         with under_load(divided, seed=number) as probe:
             term = divided.cluster.term()
             needed = fault(divided, chance)
             time.sleep(chance.uniform(1, ROUND_TIMEOUTS_MAX) * ELECTION_SECONDS)
-            healed.append(heal(divided, probe))
-            passed.append((divided.cluster.term() - term, needed))
+            rounds.healed.append(heal(divided, probe))
+            rounds.terms.append((divided.cluster.term() - term, needed))
 
-    print(  # noqa: T201
-        f"{fault.__name__}: whole after {milliseconds(healed)}, "
-        f"{sum(terms for terms, _ in passed)} terms"
-    )
-    assert percentile(healed, 50) <= 2 * ELECTION_SECONDS
-    assert max(healed) <= 4 * ELECTION_SECONDS
-    assert [terms for terms, needed in passed if terms > needed] == []
+    rounds.check(fault.__name__)
 
 
 def test_members_start_though_the_network_comes_late(tmp_path: Path) -> None:
