@@ -90,9 +90,13 @@ class Explainer:
         self._types = {view.type_name(tag): tag for tag in range(256)}
         self._doing: dict[str, Sample] = {}
         self._edges: dict[tuple[str, int, int], list[Record]] = {}
+        self._looked_up: dict[str, list[Record]] = {}
+        applied = self._types.get("Applied")
         for name, trail in self._trails.items():
             for record in trail:
                 self._edges.setdefault((name, record.kind, record.peer), []).append(record)
+                if record.kind == Kind.LOCAL and record.tag == applied:
+                    self._looked_up.setdefault(name, []).append(record)
 
     def all(self, slower_than_ns: int = 0) -> list[Explanation]:
         """Return what can be explained, slowest first."""
@@ -155,20 +159,27 @@ class Explainer:
 
     def _found(self, gateway: str, sent: Record) -> Record | None:
         """Find the gateway's note that it looked the answer up, unless a message came before."""
-        for record in self._trails[gateway]:
-            if record.tag != self._types.get("Applied") or record.time_ns < sent.time_ns:
-                continue
-            if record.incarnation != sent.incarnation:  # whose requests are others
-                continue
-            if record.correlation <= sent.correlation < record.correlation + record.items:
-                return record if record.kind == Kind.LOCAL else None
-        return None
+
+        def first(records: Sequence[Record]) -> Record | None:
+            for record in records:
+                names = record.correlation <= sent.correlation < record.correlation + record.items
+                ours = (
+                    record.incarnation == sent.incarnation
+                )  # others' requests have the numbers too
+                if names and ours and record.time_ns >= sent.time_ns:
+                    return record
+            return None
+
+        found = first(self._looked_up.get(gateway, ()))
+        if found is None:
+            return None
+        came = first(self._edges.get((gateway, Kind.IN, self._positions[APPLIER]), ()))
+        return found if came is None or found.time_ns < came.time_ns else None
 
     # --- the ways ---------------------------------------------------------------------------------
 
     def _write(self, gateway: str, sent: Record) -> Explanation | None:
-        found = self._found(gateway, sent)
-        way = _Way(sent.time_ns, None if found is None else found.time_ns)
+        way = _Way(sent.time_ns, self._found(gateway, sent))
         raft = self._received(RAFT_NODE, gateway, sent)
         answer = self._answer(APPLIER, "Applied", gateway, sent)
         apply = None
@@ -296,9 +307,8 @@ class Explainer:
     ) -> Explanation | None:
         last, answer = answered
         got = None if answer is None else self._received(gateway, last, answer)
-        found = self._found(gateway, sent) if kind == "write" else None
-        if found is not None:
-            way.to(gateway, FOUND, found.time_ns)
+        if way.found is not None:
+            way.to(gateway, FOUND, way.found.time_ns)
         elif got is not None:
             if not way.spans:
                 way.to(last, "on the way (recorders have forgotten)", got.time_ns - got.wait_ns)
@@ -313,7 +323,7 @@ class Explainer:
         spans = tuple(self._with_cause(span, sent.time_ns) for span in way.spans)
         total = sum(span.length_ns for span in spans)
         operations = tuple(operation_names(sent.operations))
-        finished = found is not None or got is not None
+        finished = way.found is not None or got is not None
         return Explanation(
             kind=kind,
             operations=operations,
@@ -377,17 +387,17 @@ class Explainer:
 
 
 class _Way:
-    """Spans one after the other; none goes beyond the end if there is one."""
+    """Spans one after the other; none goes beyond where the answer was `found`, if it was."""
 
-    def __init__(self, began_ns: int, end_ns: int | None = None) -> None:
+    def __init__(self, began_ns: int, found: Record | None = None) -> None:
         self._began = self._at = began_ns
-        self._end = end_ns
+        self.found = found
         self.spans: list[Span] = []
 
     def to(self, actor: str, what: str, until_ns: int) -> None:
         """Add the stretch that ends at `until_ns`."""
-        if self._end is not None:
-            until_ns = min(until_ns, self._end)
+        if self.found is not None:
+            until_ns = min(until_ns, self.found.time_ns)
         until_ns = max(until_ns, self._at)
         if until_ns == self._at and self.spans and self.spans[-1].actor == actor:
             return  # nothing to tell

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import struct
 import time
@@ -167,4 +168,6 @@ def test_a_member_of_another_cluster_that_dials_us_is_refused(
     assert theirs.header.cluster_id != cluster.status(leader).header.cluster_id
     assert ours is None
     if cluster.is_trouped:
+        rejected = [line for line in cluster.members[0].log.splitlines() if REJECTED in line]
+        assert json.loads(rejected[-1])["total"]["cluster"] > 0
         assert max(written) <= LOG_LINES_A_SECOND * (elapsed + 2)
