@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import bench, report, results
+from benchmarks.generator import Options, load
 from benchmarks.members import Member, MemberError, Server, answers_reads
 from benchmarks.pairs import turns
 from benchmarks.unary import count_keys, put
@@ -24,6 +25,7 @@ from benchmarks.workloads import VALUE_BYTES
 
 KEYS: Final = 1_000_000
 IDLE_SECONDS: Final = 5.0
+RANGES: Final = 500_000
 
 
 def restart(member: Member, how: signal.Signals = signal.SIGTERM) -> float:
@@ -52,6 +54,11 @@ def idle_pss(pair: Sequence[Member], seconds: float) -> list[int]:
     return [member.pss_bytes() for member in pair]
 
 
+def read(member: Member, count: int, keys: int) -> None:
+    """Read so many keys at random, 100 in flight: what a member keeps for its readers."""
+    load(member.endpoint, Options(op="range", in_flight=100, count=count, keys=keys))
+
+
 def data_bytes(folder: Path) -> int:
     """Return the bytes on disk of all files below a folder: blocks, not lengths."""
     return sum(
@@ -62,7 +69,13 @@ def data_bytes(folder: Path) -> int:
 
 
 def measure(
-    servers: Sequence[Server], folder: Path, keys: int, rounds: int, idle_seconds: float
+    servers: Sequence[Server],
+    folder: Path,
+    *,
+    keys: int,
+    ranges: int,
+    rounds: int,
+    idle_seconds: float,
 ) -> list[dict[str, Any]]:
     """Return the figures of each server. Raises MemberError when keys are missing at the end."""
     pair = []
@@ -87,6 +100,9 @@ def measure(
             "data_bytes": [data_bytes(member.folder / "data") for member in pair],
         }
         for member in pair:
+            read(member, ranges, keys)
+        columns["read_pss_bytes"] = idle_pss(pair, idle_seconds)
+        for member in pair:
             found = count_keys(member.endpoint, keys)
             if found != keys:
                 raise MemberError(f"{member.server.label} holds {found} of {keys} keys")
@@ -103,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--rounds", type=int, default=3, help="starts of each kind")
     given: argparse.Namespace = options.parse_args(arguments)
     keys = given.keys or (20_000 if given.quick else KEYS)
+    ranges = min(RANGES, keys)
     idle_seconds = 1.0 if given.quick else IDLE_SECONDS
     servers = bench.servers(given)
     result: dict[str, Any] = {
@@ -110,10 +127,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "keys": keys,
         "value_bytes": VALUE_BYTES,
         "rounds": given.rounds,
+        "ranges": ranges,
         "idle_seconds": idle_seconds,
     }
     with tempfile.TemporaryDirectory(prefix="trouped-bench-", dir=given.directory) as folder:
-        result["servers"] = measure(servers, Path(folder), keys, given.rounds, idle_seconds)
+        result["servers"] = measure(
+            servers,
+            Path(folder),
+            keys=keys,
+            ranges=ranges,
+            rounds=given.rounds,
+            idle_seconds=idle_seconds,
+        )
     print(report.scale_section(result))
     if not (given.quick or given.no_docs):
         results.save("scale", result)
