@@ -34,6 +34,8 @@ from ngh2.events import (
 from ngh2.exceptions import DenialOfServiceError
 from ngh2.exceptions import NGH2Error as Http2Error
 
+from api.authority import AuthorityScreen
+
 __all__ = [
     "PREFACE",
     "DataReceived",
@@ -169,6 +171,7 @@ class Http2Connection:
         "_last_words",
         "_limits",
         "_ping_sent",
+        "_screen",
         "_settings",
         "_strikes",
         "acknowledge",
@@ -223,6 +226,11 @@ class Http2Connection:
         self.last_read = now
         self.wake_at = now + limits.handshake_timeout
         self._last_words: bytes | None = None
+        self._screen: AuthorityScreen | None = AuthorityScreen(
+            prelude_bytes=len(PREFACE),
+            header_bytes_max=limits.header_list_bytes_max,
+            continuations_max=limits.continuations_max,
+        )
         self._settings = Bucket(limits.settings)
         self._empty = Bucket(limits.empty_frames)
         self._strikes = 0
@@ -233,6 +241,10 @@ class Http2Connection:
     def receive(self, data: bytes | bytearray | memoryview, now: float) -> list[Event]:
         """Return what these bytes mean; a peer at fault sets `closing` and `failure`."""
         self.last_read = now
+        if self._screen is not None:
+            data = self._screen.screen(data)
+            if self._screen.done:
+                self._screen = None
         try:
             self._engine.receive_data(data)
         except Http2Error as error:

@@ -46,17 +46,18 @@ class Printed:
 
 
 class Etcdctl:
-    """One etcdctl for one member."""
+    """One etcdctl for one member, by its endpoint or by another name for it."""
 
-    def __init__(self, binary: str, member: Member) -> None:
+    def __init__(self, binary: str, member: Member, endpoint: str = "") -> None:
         self.binary = binary
         self.member = member
+        self.endpoint = endpoint or member.endpoint
 
     def begin(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a command, its three streams piped."""
         environ = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
         return subprocess.Popen(
-            [self.binary, f"--endpoints={self.member.endpoint}", *arguments],
+            [self.binary, f"--endpoints={self.endpoint}", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -72,7 +73,7 @@ class Etcdctl:
             out, err = process.communicate(stdin, timeout)
         finally:
             process.kill()
-        out, err = (text.replace(self.member.endpoint, "ENDPOINT") for text in (out, err))
+        out, err = (text.replace(self.endpoint, "ENDPOINT") for text in (out, err))
         for pattern, replacement in _IDENTITY:
             out = pattern.sub(replacement, out)
         errors = [line for line in err.splitlines() if line.startswith("Error:")]

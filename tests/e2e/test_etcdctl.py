@@ -53,6 +53,15 @@ def keys_of(printed: Printed) -> list[str]:
     return printed.out.split()[::2]
 
 
+def test_an_endpoint_may_have_a_path(binary: str, member: Member, etcd_member: Member) -> None:
+    for path in "/", "/v3?a=b":
+        for server in member, etcd_member:
+            etcdctl = Etcdctl(binary, server, f"http://{server.endpoint}{path}")
+
+            assert etcdctl.run("put", "k", "v").out == "OK\n"
+            assert etcdctl.run("get", "k", "--print-value-only").out == "v\n"
+
+
 def test_put_says_ok_in_every_format(both: Both) -> None:
     assert both("put", "k", "v").out == "OK\n"
     assert json.loads(both("put", "k", "v", "-w", "json").out.replace(":X", ":0"))["header"]
