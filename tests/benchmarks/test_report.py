@@ -106,7 +106,7 @@ def test_sections_are_rendered_from_their_own_files(tmp_path: Path) -> None:
     server = {"label": "trouped", "saturation": 20_000.0, "rate": 10_000.0}
     rounds = [
         {"before_ms": before, "during_ms": during, "compaction_seconds": 1.25}
-        for before, during in ((9.0, 30.0), (8.0, 25.5))
+        for before, during in ((9.0, 30.0), (12.0, 31.5))
     ]
     results.save(
         "compaction",
@@ -125,7 +125,7 @@ def test_sections_are_rendered_from_their_own_files(tmp_path: Path) -> None:
 
     text = page.read_text()
     assert "| put 100 | 10 | 2 | 1 | 2.00 (2.00 to 2.00) |" in text
-    assert "| trouped | 20,000 | 10,000 | 9.0, 8.0 | 30.0, 25.5 | 8.0 | 25.5 | 1.2, 1.2 |" in text
+    assert "| trouped | 20,000 | 10,000 | 9.0, 12.0 | 30.0, 31.5 | 12.0 → 31.5 | 1.2, 1.2 |" in text
     assert "Not measured yet: `make bench-scale`." in text
     assert json.loads((folder / "bench.json").read_text())["facts"] == FACTS
 
@@ -133,13 +133,14 @@ def test_sections_are_rendered_from_their_own_files(tmp_path: Path) -> None:
 def test_starts_and_memory_stand_side_by_side() -> None:
     names = ("empty", "full", "killed")
     server: dict[str, Any] = {f"{name}_start_seconds": [0.3, 0.1] for name in names}
-    server |= {f"{name}_pss_bytes": 50_000_000 for name in ("empty", "filled", "idle")}
+    server |= {f"{name}_pss_bytes": 50_000_000 for name in ("empty", "filled", "idle", "read")}
     server |= {"first_start_seconds": 0.5, "fill_per_second": 9_876.5, "data_bytes": 4_000_000}
     result = {
         "facts": FACTS,
         "keys": 1_000_000,
         "value_bytes": 256,
         "rounds": 2,
+        "ranges": 500_000,
         "idle_seconds": 5.0,
         "servers": [server | {"label": "trouped"}, server | {"label": "etcd"}],
     }
