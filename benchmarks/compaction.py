@@ -24,7 +24,7 @@ REVISIONS: Final = 500_000
 KEYS: Final = 1_000
 IN_FLIGHT: Final = 100
 FILL_IN_FLIGHT: Final = 1_000
-WINDOW_SECONDS: Final = 20.0  # longer than Compact takes: 9 to 16 s
+WINDOW_SECONDS: Final = 20.0  # longer than Compact takes: 8 to 19 s
 SETTLE_SECONDS: Final = 2.0
 BIN_SECONDS: Final = 0.02
 # Puts due just before the call may wait in a stall of its making: they belong to it, and a gap

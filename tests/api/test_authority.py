@@ -25,10 +25,10 @@ ODD = (
 )
 
 
-def fields(authority: bytes | None, path: bytes = ECHO) -> list[tuple[bytes, bytes]]:
+def fields(authority: bytes | None) -> list[tuple[bytes, bytes]]:
     """Return a request's fields."""
     named = [] if authority is None else [(b":authority", authority)]
-    head = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", path), *named]
+    head = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", ECHO), *named]
     return [*head, (b"content-type", b"application/grpc"), (b"te", b"trailers")]
 
 
@@ -45,8 +45,8 @@ def call(block: bytes, stream_id: int, *, cut: int = 0, padding: int = 0) -> byt
     return body + http2_frame(0, 1, stream_id, frame(b"%d" % stream_id))
 
 
-def screen(limits: Limits | None = None) -> AuthorityScreen:
-    limits = limits or Limits()
+def screen() -> AuthorityScreen:
+    limits = Limits()
     return AuthorityScreen(
         prelude_bytes=len(PREFACE),
         header_bytes_max=limits.header_list_bytes_max,
