@@ -58,6 +58,7 @@ class AuthorityScreen:
         "_flags",
         "_held",
         "_prelude",
+        "_stream_id",
         "done",
     )
 
@@ -72,7 +73,7 @@ class AuthorityScreen:
         self._held = bytearray()  # what the engine has not seen
         self._at = 0  # of the next frame in it; the frames before are of an open header block
         self._block = b""
-        self._flags = 0  # of the HEADERS frame that opened the block
+        self._flags = self._stream_id = 0  # of the HEADERS frame that opened the block
         self._continuations = -1  # none: no header block is open
 
     def screen(self, data: bytes | bytearray | memoryview) -> bytes:
@@ -98,7 +99,7 @@ class AuthorityScreen:
                 self._at = end
                 seen += held[start:end]
                 start = end
-            elif not self._append(kind, flags, held[payload:end]):
+            elif not self._append(kind, flags, stream_id, held[payload:end]):
                 seen += self._give_up(held[start:], stream_id)
                 start = len(held)
             else:
@@ -113,7 +114,7 @@ class AuthorityScreen:
         self._at -= start
         return bytes(seen)
 
-    def _append(self, kind: int, flags: int, payload: bytearray) -> bool:
+    def _append(self, kind: int, flags: int, stream_id: int, payload: bytearray) -> bool:
         """Take a frame as the next part of a header block; False when it can't be one."""
         if self._continuations < 0:
             if flags & _PADDED:
@@ -126,7 +127,12 @@ class AuthorityScreen:
                 del payload[:5]
             self._block = bytes(payload)
             self._flags = flags
-        elif kind == _CONTINUATION and self._continuations < self._continuations_max:
+            self._stream_id = stream_id
+        elif (
+            kind == _CONTINUATION
+            and stream_id == self._stream_id
+            and self._continuations < self._continuations_max
+        ):
             self._block += payload
         else:
             return False

@@ -343,7 +343,7 @@ class Http2Connection:
         except Http2Error as error:
             self._fail(error)
             return self.data_to_send()
-        if not data and not engine.want_read and not engine.want_write:
+        if not engine.want_read and not engine.want_write:
             self.finish()
         if len(data) >= FORGIVING_BYTES_MIN:
             self.sent = True

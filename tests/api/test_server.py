@@ -11,11 +11,13 @@ from typing import Any, TypeVar
 
 import grpc
 import pytest
+from ngh2 import ErrorCode
 
 from api.grpc import Call, Limits, Method
 from api.http1 import HttpRoutes, Response
 from api.http2 import PREFACE
 from api.server import ClientServer
+from tests.api.test_http2 import last_goaway
 from tests.api.wire import ECHO, LATER, LIST, STREAM, Service, http2_frame
 
 T = TypeVar("T")
@@ -280,6 +282,17 @@ def test_a_client_that_stops_within_the_handshake_is_let_go(
 
         receive_until(client, None)  # ends when the server closes, or this test does
     running.until(lambda: running.server.connections == 0)
+
+
+def test_who_breaks_the_tables_of_headers_is_hung_up_on(running: Running) -> None:
+    with running.connect() as link:
+        link.sendall(PREFACE + http2_frame(4, 0, 0) + http2_frame(1, 4, 1, b"\x80"))
+
+        received = b""
+        while data := link.recv(65536):
+            received += data
+
+    assert last_goaway(received)[0] == ErrorCode.COMPRESSION_ERROR
 
 
 def test_garbage_is_answered_and_let_go(running: Running) -> None:

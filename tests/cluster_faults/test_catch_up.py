@@ -8,18 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.generator import Options, load, running
+from benchmarks.generator import Options, running
 from benchmarks.latency import percentile, read_samples
-from tests.cluster import Cluster, ClusterMember
+from tests.cluster import Cluster
+from tests.cluster_faults.snapshots import VALUE_BYTES, fill, installed
 from tests.cluster_faults.timing import FAST
 from tests.member import distro_binary
 
 pytestmark = pytest.mark.e2e
 
-VALUE_BYTES = 1024
 RATE = 2_000  # puts a second, on a schedule
 PLACES = 500
-FILL_IN_FLIGHT = 200
 KEYS_MAX = 20_000  # of the schedule: the generator builds every request beforehand
 SLOWER_MAX = 3.0  # issue 3, must show 6: the leader's p99 during the transfer
 
@@ -38,18 +37,6 @@ class CatchUp:
             f"ready after {self.ready:.2f} s, caught up after {self.caught_up:.2f} s; p99 of the "
             f"leader {self.p99_before * 1e3:.1f} ms before, {self.p99_during * 1e3:.1f} ms during"
         )
-
-
-def installed(member: ClusterMember) -> int:
-    """Return how many snapshots of the leader a member has installed, by its log."""
-    return member.log.count('"msg":"applied snapshot"')
-
-
-def fill(member: ClusterMember, count: int) -> None:
-    options = Options(
-        op="put", in_flight=FILL_IN_FLIGHT, count=count, keys=count, value_bytes=VALUE_BYTES
-    )
-    load(member.endpoint, options)
 
 
 def p99(samples: list[tuple[float, float]], begin: float, end: float) -> float:

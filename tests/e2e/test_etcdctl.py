@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.e2e.etcdctl import Both, Etcdctl, Printed, binaries
-from tests.member import Member
+from tests.member import Member, free_port
 
 pytestmark = pytest.mark.e2e
 
@@ -60,6 +61,18 @@ def test_an_endpoint_may_have_a_path(binary: str, member: Member, etcd_member: M
 
             assert etcdctl.run("put", "k", "v").out == "OK\n"
             assert etcdctl.run("get", "k", "--print-value-only").out == "v\n"
+
+
+def test_an_endpoint_may_be_a_unix_socket(binary: str, tmp_path: Path) -> None:
+    member = Member(tmp_path)
+    member.client_port, member.peer_port = free_port(), free_port()
+    path = f"unix://{tmp_path}/s"
+    member.flags = [f"--listen-client-urls={member.url},{path}"]
+    with member:
+        etcdctl = Etcdctl(binary, member, path)
+
+        assert etcdctl.run("put", "k", "v").out == "OK\n"
+        assert etcdctl.run("get", "k", "--print-value-only").out == "v\n"
 
 
 def test_put_says_ok_in_every_format(both: Both) -> None:
