@@ -7,6 +7,8 @@
 4. A follower whose leader's process is gone forgets it and asks for pre-votes after a short random
    pause, and again about every heartbeat for an election timeout: others may notice later, or may
    have asked at the same moment. Whoever still hears that leader refuses: a cut link harms nobody.
+   Where members are far from each other or disks are slow all this takes longer: who asks again
+   before the votes can be here gives up the ones on their way, and a term with them.
 5. A member that is stopped hands leadership to the voter connected longest.
 """
 
@@ -14,10 +16,12 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
+from actors.metrics import PEER_SLOTS, PeerMetric, TransportMetric
 from raft.raw_node import RawNode
+from transport.counters import Board, Cell
 
 LOST_LEADER_SECONDS: Final = 0.03
 TRANSFER_SECONDS_MAX: Final = 0.5
@@ -35,13 +39,18 @@ class Elections:
         fast_forward: bool,
         heartbeat_interval: float,
         election_timeout: float,
+        round_trip: Callable[[], float] = float,
     ) -> None:
-        """`licence_seconds` (0: none) and `fast_forward` are rules 2 and 3; times in seconds."""
+        """`licence_seconds` (0: none) and `fast_forward` are rules 2 and 3; times in seconds.
+
+        `round_trip` tells how long the answer to a vote takes, a sync included.
+        """
         self._node = node
         self._licensed_until = time.monotonic() + licence_seconds if licence_seconds else 0.0
         self._fast_forward = fast_forward
         self._heartbeat_interval = heartbeat_interval
         self._election_timeout = election_timeout
+        self._round_trip = round_trip
         self._campaign_at: float | None = None
         self._campaign_until = 0.0
         self._leave_by: float | None = None
@@ -68,7 +77,8 @@ class Elections:
         self._node.forget_leader()
         now = time.monotonic()
         self._campaign_until = now + self._election_timeout
-        self._campaign_at = now + self._chance.random() * LOST_LEADER_SECONDS
+        spread = max(LOST_LEADER_SECONDS, 2 * self._round_trip())
+        self._campaign_at = now + self._chance.random() * spread
         return self._campaign_at
 
     def tick(self, now: float) -> float | None:
@@ -78,7 +88,8 @@ class Elections:
         self._campaign_at = None
         if not self._node.raft.lead:
             self._node.campaign()
-            again = now + self._heartbeat_interval * (1 + self._chance.random())
+            pause = max(self._heartbeat_interval, 2 * self._round_trip())  # pre-votes, then votes
+            again = now + pause * (1 + self._chance.random())
             if again < self._campaign_until:
                 self._campaign_at = again
         return self._campaign_at
@@ -113,3 +124,12 @@ class Elections:
         if now >= self._leave_by or not self._node.is_leader:
             return 0.0
         return now + LEAVE_POLL_SECONDS
+
+
+def longest_round_trip(board: Board) -> float:
+    """Return the seconds to the farthest peer and back, as its transport has measured it."""
+    first = board.block("transport") + Cell.METRICS + TransportMetric.PEERS
+    slots = range(first, first + PEER_SLOTS * len(PeerMetric), len(PeerMetric))
+    words = board.words
+    trips = [words[slot + PeerMetric.ROUND_TRIP_NS] for slot in slots if words[slot]]
+    return max(trips, default=0) / 1e9

@@ -47,7 +47,7 @@ from actors.messages import (
 from actors.metrics import ApplierMetric, Histogram, RaftMetric, TransportMetric
 from actors.peer_codec import decode_peer, encode_peer, read_peer
 from actors.raft_clients import CONTEXT, Clients
-from actors.raft_elections import Elections
+from actors.raft_elections import Elections, longest_round_trip
 from actors.raft_feed import APPLY_BYTES_MAX, Feed
 from actors.raft_grant import Granting
 from actors.raft_log import FAST_SYNC_NS, Fsyncs, RaftLog
@@ -172,6 +172,7 @@ class RaftNode(Actor):
             fast_forward=bool(config.get("initial_election_tick_advance", True)),
             heartbeat_interval=self._tick_length,
             election_timeout=self._election_timeout,
+            round_trip=lambda: longest_round_trip(self.board) + self._log.sync_ns / 1e9,
         )
         self._elections.alone(self._conf_state.voters)
         self._advance()

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from actors import raft_roles
-from actors.metrics import RaftMetric
-from actors.raft_elections import LOST_LEADER_SECONDS, Elections
+from actors.metrics import PeerMetric, RaftMetric, TransportMetric
+from actors.raft_elections import LOST_LEADER_SECONDS, Elections, longest_round_trip
 from actors.raft_grant import Granting, boottime_ns
 from actors.raft_roles import RoleWords
 from raft.config import Config
@@ -21,7 +21,7 @@ from raft.messages import MsgHeartbeat, MsgPreVote, MsgVote
 from raft.raw_node import RawNode
 from raft.state import ConfState, HardState
 from raft.storage import MemoryStorage
-from transport.counters import Cell
+from transport.counters import Board, Cell
 from transport.log import Logger
 
 TIMEOUT = 1.0
@@ -46,7 +46,9 @@ def follower(*, voters: tuple[int, ...] = (1, 2, 3)) -> RawNode:
     )
 
 
-def elections(node: RawNode, *, licence: float = 0.0, forward: bool = False) -> Elections:
+def elections(
+    node: RawNode, *, licence: float = 0.0, forward: bool = False, round_trip: float = 0.0
+) -> Elections:
     """Return the rules for a node."""
     return Elections(
         node,
@@ -54,6 +56,7 @@ def elections(node: RawNode, *, licence: float = 0.0, forward: bool = False) -> 
         fast_forward=forward,
         heartbeat_interval=0.1,
         election_timeout=TIMEOUT,
+        round_trip=lambda: round_trip,
     )
 
 
@@ -120,6 +123,36 @@ def test_who_was_refused_asks_again_until_an_election_timeout_has_passed() -> No
         assert at is None or at < (began or 0.0) + TIMEOUT
 
     assert 4 <= tries <= 11
+
+
+@pytest.mark.parametrize("round_trip", [0.08, 0.15, 0.3])
+def test_far_members_get_the_time_for_both_votes(round_trip: float) -> None:
+    firsts = []
+    for _ in range(20):
+        node = follower()
+        rules = elections(node, round_trip=round_trip)
+        node.step(MsgHeartbeat(1, 2, 5))
+        asked(node)
+        began = time.monotonic()
+        first = rules.lost([2])
+        assert first is not None
+        firsts.append(first - began)
+        again = rules.tick(first)
+        assert again is None or again >= first + 2 * round_trip
+
+    assert LOST_LEADER_SECONDS < max(firsts) <= 2 * round_trip + 0.01
+
+
+def test_the_farthest_peer_counts(tmp_path: Path) -> None:
+    board = Board(tmp_path / "board", create=["transport"])
+    assert longest_round_trip(board) == 0.0
+
+    for slot, (peer, seconds) in enumerate(((7, 0.02), (8, 0.15), (0, 9.0))):
+        first = Cell.METRICS + TransportMetric.PEERS + slot * len(PeerMetric)
+        board.set("transport", first + PeerMetric.ID, peer)
+        board.set("transport", first + PeerMetric.ROUND_TRIP_NS, int(seconds * 1e9))
+
+    assert longest_round_trip(board) == 0.15
 
 
 def test_who_hears_of_a_leader_asks_no_more() -> None:

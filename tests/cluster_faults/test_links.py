@@ -29,6 +29,7 @@ CLIENTS = 6
 CALL_SECONDS = 1.0
 FAULT_SECONDS = 2 * ELECTION_SECONDS
 ROUND_TIMEOUTS_MAX = 4
+FAR_ROUNDS = 5
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +199,32 @@ def test_20_times_broken_links_heal_within_election_timeouts(
             rounds.terms.append((cluster.term() - term, might))
 
     rounds.check(fault.__name__)
+
+
+@pytest.mark.slow
+def test_far_members_replace_a_killed_leader_as_soon_as_votes_can_travel(
+    cluster: Cluster, history: History
+) -> None:
+    """Round trips of 80 ms beside heartbeats of 50: whoever asks again too soon gives up votes."""
+    rounds = Rounds()
+
+    for _ in range(FAR_ROUNDS):
+        for member in cluster.members:
+            ask(member, "delay", seconds=0.04)
+        time.sleep(2 * ELECTION_SECONDS)  # until round trips are known
+        leader, term = cluster.leader(), cluster.term()
+        with Probe(history, [member.endpoint for member in cluster.others(leader)]) as probe:
+            killed = time.monotonic()
+            leader.kill()
+            rounds.healed.append(probe.wait_after(killed))
+        rounds.terms.append((cluster.term() - term, SPLIT_TERMS))
+        for member in cluster.others(leader):
+            ask(member, "mend")
+        cluster.spawn()
+        cluster.wait_ready()
+
+    rounds.check("far members")
+    history.check(cluster.client(cluster.leader()))
 
 
 def test_a_leader_that_stops_sending_is_replaced(cluster: Cluster, history: History) -> None:
