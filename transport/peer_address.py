@@ -64,23 +64,24 @@ def is_numeric(host: str) -> bool:
     return True
 
 
-def look_up(host: str) -> str | None:
-    """Return an address of a host name, IPv4 before IPv6; None if there is none (now). Waits."""
+def look_up(host: str) -> tuple[str, ...]:
+    """Return the addresses of a host name, IPv4 before IPv6; none if there is none (now). Waits."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        return None
+        return ()
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)
-    return str(found[0][4][0])
+    return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 def bind(socket_: zmq.Socket[bytes], urls: Sequence[str]) -> None:
     """Listen on URLs. Raises PeerUrlError, and PeerBindError with the URL and the reason."""
     for url in urls:
         host, port = split_url(url)
-        address = host if is_numeric(host) else look_up(host)
-        if address is None:
+        addresses = (host,) if is_numeric(host) else look_up(host)
+        if not addresses:
             raise PeerBindError(f"listen {url}: no such host")
+        address = addresses[0]
         socket_.setsockopt(zmq.IPV6, int(":" in address))
         try:
             socket_.bind(endpoint(address, port))
@@ -103,22 +104,22 @@ class Resolver:
     """Addresses of host names, looked up in the background. `find` never waits."""
 
     def __init__(self) -> None:
-        self._found: dict[str, str] = {}
+        self._found: dict[str, tuple[str, ...]] = {}
         self._asked: dict[str, float] = {}
         self._wanted: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._waiting: set[str] = set()  # each host once: a slow look-up must not pile up
         self._thread: threading.Thread | None = None
 
-    def find(self, host: str, now: float) -> str | None:
-        """Return the address of a host as far as known; an unknown one is being looked up."""
+    def find(self, host: str, now: float) -> tuple[str, ...]:
+        """Return the addresses of a host as far as known; an unknown one is being looked up."""
         if is_numeric(host):
-            return host
+            return (host,)
         if host not in self._found:
             self.refresh(host, now)
-        return self._found.get(host)
+        return self._found.get(host, ())
 
     def refresh(self, host: str, now: float) -> None:
-        """Look a host up again, at most once a second; until then the old address counts."""
+        """Look a host up again, at most once a second; until then the old addresses count."""
         if is_numeric(host) or host in self._waiting or now < self._asked.get(host, now):
             return
         self._asked[host] = now + RETRY_LOOKUP_SECONDS
@@ -131,7 +132,7 @@ class Resolver:
     def _serve(self) -> None:
         while True:
             host = self._wanted.get()
-            address = look_up(host)
-            if address is not None:
-                self._found[host] = address
+            addresses = look_up(host)
+            if addresses:
+                self._found[host] = addresses
             self._waiting.discard(host)

@@ -102,16 +102,10 @@ class Link:
         found = []
         for url in self.member.urls:
             host, port = split_url(url)
-            address = resolver.find(host, now)
-            if address is None:
-                continue
-            place = endpoint(address, port)
-            if keys is None:
-                found.append(Target(host, port, place))
-            else:
-                found += [
-                    Target(host, port, place, key) for key in keys.of(self.member.name, names)
-                ]
+            held = [b""] if keys is None else keys.of(self.member.name, names)
+            for address in resolver.find(host, now):
+                place = endpoint(address, port)
+                found += [Target(host, port, place, key) for key in held]
         return found
 
     def dial(

@@ -18,11 +18,11 @@ def test_a_slow_look_up_holds_up_others_once(monkeypatch: pytest.MonkeyPatch) ->
     gate = threading.Event()
     asked: list[str] = []
 
-    def look_up(host: str) -> str:
+    def look_up(host: str) -> tuple[str, ...]:
         asked.append(host)
         if host == "slow":
             assert gate.wait(10)
-        return "10.0.0.1"
+        return ("10.0.0.1",)
 
     monkeypatch.setattr(peer_address, "look_up", look_up)
     resolver = Resolver()
@@ -31,21 +31,21 @@ def test_a_slow_look_up_holds_up_others_once(monkeypatch: pytest.MonkeyPatch) ->
     resolver.refresh("quick", 0.0)
     gate.set()
 
-    eventually(lambda: resolver.find("quick", 0.0) is not None, "the quick one is found")
+    eventually(lambda: resolver.find("quick", 0.0) != (), "the quick one is found")
     assert asked == ["slow", "quick"]
 
 
 def test_a_host_is_looked_up_again_when_it_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
     addresses = iter(["10.0.0.1", "10.0.0.2"])
-    monkeypatch.setattr(peer_address, "look_up", lambda host: next(addresses))
+    monkeypatch.setattr(peer_address, "look_up", lambda host: (next(addresses),))
     resolver = Resolver()
 
     resolver.refresh("moved", 0.0)
-    eventually(lambda: resolver.find("moved", 0.0) == "10.0.0.1", "it is found")
+    eventually(lambda: resolver.find("moved", 0.0) == ("10.0.0.1",), "it is found")
 
     def moved() -> bool:
         resolver.refresh("moved", 100.0)
-        return resolver.find("moved", 100.0) == "10.0.0.2"
+        return resolver.find("moved", 100.0) == ("10.0.0.2",)
 
     eventually(moved, "it is found where it is now")
 

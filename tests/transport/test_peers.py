@@ -210,6 +210,21 @@ def test_the_next_url_is_tried_when_one_does_not_answer(tmp_path: Path) -> None:
         assert world[1].links[2].connections[0].up
 
 
+def test_every_address_of_a_name_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of `localhost` where a member listens on one of its two addresses only."""
+    monkeypatch.setattr(peer_address, "look_up", lambda _: ("::1", "127.0.0.1"))
+    with World(tmp_path, start=[2]) as world:
+        (here,) = world.members[1].urls
+        named = replace(world.members[1], urls=(here.replace("127.0.0.1", "both.test"),))
+        world.members = [world.members[0], named]
+        world.start(1)
+
+        world.connect()
+
+        world[1].send([2], [Lane.CONTROL], [b"hello"])
+        assert world.take(2, 1).payloads == [b"hello"]
+
+
 def test_a_changed_url_is_dialled_and_a_removed_member_is_left(tmp_path: Path) -> None:
     with World(tmp_path, 3) as world:
         world.connect()
@@ -277,9 +292,9 @@ def test_a_peer_that_does_not_answer_is_looked_up_again_though_its_link_is_up(
     """Somebody else may have its address now, as after two containers were restarted."""
     asked: list[str] = []
 
-    def look_up(host: str) -> str:
+    def look_up(host: str) -> tuple[str, ...]:
         asked.append(host)
-        return "127.0.0.1"
+        return ("127.0.0.1",)
 
     monkeypatch.setattr(peer_address, "look_up", look_up)
     with World(tmp_path, count=3, start=[1, 3]) as world:
