@@ -117,6 +117,7 @@ class RootActor(pykka.ThreadingActor):
             descriptors=descriptors,
             output=around.log_write_fd,
             broken=lambda: self._faults.crashes_at_start(ZYGOTE.name),
+            failed=self._without_zygote,
         )
         self._stuck = StuckDetector(board)
         self._crashes = CrashReporter(around.run_dir, around.data_dir)
@@ -245,6 +246,9 @@ class RootActor(pykka.ThreadingActor):
         if isinstance(decision, Escalate):
             self._escalate(self._zygote, decision, now, reason)
 
+    def _without_zygote(self, error: OSError) -> None:
+        self._sink.log("error", "no process for a zygote, trying again", error=str(error))
+
     def _ended(self, child: Child, status: int) -> None:
         self._pids.pop(child.pid, None)
         name, pid = child.spec.name, child.pid
@@ -348,7 +352,7 @@ class RootActor(pykka.ThreadingActor):
 
     def _look_for_stuck_zygote(self, now: float) -> None:
         """End a zygote that owes a child for too long: a new one gets its orders."""
-        if not self._nursery.awaits_answers:
+        if not (self._nursery.awaits_answers and self._nursery.pid):
             self._zygote_asked = None
         elif self._zygote_asked is None:
             self._zygote_asked = now

@@ -94,7 +94,8 @@ class RootInbox:
     def _wait(self, seconds: float) -> None:
         poll, zygote = select.poll(), self._nursery.fileno()
         for descriptor in (self._wake_read, self._log_fd, zygote):
-            poll.register(descriptor, select.POLLIN)
+            if descriptor >= 0:  # there may be no zygote just now
+                poll.register(descriptor, select.POLLIN)
         ready = {descriptor for descriptor, _ in poll.poll(math.ceil(seconds * 1000))}
         if self._log_fd in ready:
             self._messages.append(LogWritten(os.read(self._log_fd, LOG_BYTES)))
