@@ -60,7 +60,9 @@ class Front:
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         few = limits.within(descriptors, sixteenths=1)
         named, routes = pages.routes(), HttpRoutes()
-        named.hosts = routes.hosts = frozenset(self._context.config.get("host_whitelist", ANY_HOST))
+        config = self._context.config
+        named.hosts = routes.hosts = frozenset(config.get("host_whitelist", ANY_HOST))
+        named.origins = routes.origins = frozenset(config.get("cors", ANY_HOST))
         if not sockets.get("http"):
             routes = named
         clients = ClientServer(loop, router, routes, limits.within(descriptors, sixteenths=14))

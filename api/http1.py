@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import parse_qs, quote, unquote
 
@@ -77,6 +77,12 @@ def method_not_allowed(allowed: str) -> Response:
 
 
 ANY_HOST: Final = frozenset(("*",))
+_CORS: Final = (
+    ("Access-Control-Allow-Headers", "accept, content-type, authorization"),
+    ("Access-Control-Allow-Methods", "POST, GET, OPTIONS, PUT, DELETE"),
+)
+_OWN: Final = "/debug/actors"
+"""Pages that etcd has not: they are for who looks at them here, not for pages of others."""
 _UNKNOWN_HOST: Final = b"""
 etcd received your request, but the Host header was unrecognized.
 
@@ -102,6 +108,7 @@ class Request:
         "answered",
         "begun",
         "body",
+        "cors",
         "headers",
         "keep_alive",
         "method",
@@ -126,6 +133,7 @@ class Request:
         self.keep_alive = True
         self.answered = False
         self.begun = False
+        self.cors: tuple[tuple[str, str], ...] = ()  # what its answer says to browsers
         self.on_close: Callable[[], None] | None = None
         self.on_drain: Callable[[], None] | None = None
 
@@ -144,7 +152,12 @@ class Request:
         if self.answered or self.begun:
             return
         self.answered = True
-        self._connection.answer(self, response)
+        self._connection.answer(self, self._for_browsers(response))
+
+    def _for_browsers(self, response: Response) -> Response:
+        if not self.cors:
+            return response
+        return replace(response, headers=(*self.cors, *response.headers))
 
     @property
     def writable(self) -> bool:
@@ -156,7 +169,7 @@ class Request:
         if self.answered or self.begun:
             return
         self.begun = True
-        self._connection.begin(self, response)
+        self._connection.begin(self, self._for_browsers(response))
 
     def write(self, data: bytes) -> None:
         """Send more of a begun answer."""
@@ -182,6 +195,8 @@ class HttpRoutes:
 
     hosts: frozenset[str] = ANY_HOST
     """Names by which a client without TLS may ask (--host-whitelist); `*` is any, so is none."""
+    origins: frozenset[str] | None = None
+    """Whose pages may call from a browser (--cors); `*` is any, so is none. None: not served."""
     _exact: dict[str, tuple[Handler, frozenset[str]]] = field(default_factory=dict)
     _prefixes: dict[str, tuple[Handler, frozenset[str]]] = field(default_factory=dict)
 
@@ -205,6 +220,11 @@ class HttpRoutes:
         if self.hosts and "*" not in self.hosts and host not in self.hosts:
             request.reply(Response(421, _UNKNOWN_HOST % json.dumps(host).encode()))
             return
+        if self.origins is not None:
+            request.cors = self._cors(request)
+            if request.method == "OPTIONS":
+                request.reply(Response(content_type=""))
+                return
         found = self.find(request.path)
         if found is None:
             request.reply(NOT_FOUND)
@@ -216,6 +236,13 @@ class HttpRoutes:
         response = handler(request)
         if response is not None:
             request.reply(response)
+
+    def _cors(self, request: Request) -> tuple[tuple[str, str], ...]:
+        origins = self.origins or ANY_HOST
+        origin = "*" if "*" in origins else request.headers.get("origin", "")
+        if (origin != "*" and origin not in origins) or request.path.startswith(_OWN):
+            return ()
+        return (*_CORS, ("Access-Control-Allow-Origin", origin))
 
 
 class Http1Connection:

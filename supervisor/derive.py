@@ -85,7 +85,6 @@ WITHOUT_EFFECT: Final = (
         "bootstrap-defrag-threshold-megabytes",
         "compact-hash-check-time",
         "corrupt-check-time",
-        "cors",
         "downgrade-check-time",
         "enable-grpc-gateway",
         "enable-log-rotation",

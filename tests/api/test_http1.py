@@ -227,6 +227,40 @@ def test_only_names_that_are_allowed_are_answered(host: str, status: int) -> Non
     assert (b'--host-whitelist "evil"' in answer) == (status == 421)
 
 
+@pytest.mark.parametrize(
+    ("origins", "origin", "allowed"),
+    [
+        (("*",), "http://a", "*"),
+        ((), "http://a", "*"),
+        (("http://a", "http://b"), "http://b", "http://b"),
+        (("http://a",), "http://c", ""),
+        (("http://a",), "", ""),
+    ],
+)
+def test_browsers_are_told_whose_pages_may_call(
+    origins: tuple[str, ...], origin: str, allowed: str
+) -> None:
+    site = Site()
+    site.routes.origins = frozenset(origins)
+
+    answer = site.send(f"GET /health HTTP/1.1\r\nHost: h\r\nOrigin: {origin}\r\n\r\n".encode())
+
+    assert status_of(answer) == 200
+    found = [line for line in answer.split(b"\r\n") if b"-Allow-Origin" in line]
+    assert found == ([b"Access-Control-Allow-Origin: " + allowed.encode()] if allowed else [])
+
+
+def test_a_browser_may_ask_about_any_path_but_not_see_the_actors() -> None:
+    site = Site()
+    assert status_of(site.send(b"OPTIONS /health HTTP/1.1\r\nHost: h\r\n\r\n")) == 405
+    site.routes.origins = frozenset("*")
+
+    for path, told in ((b"/nothing", True), (b"/debug/actors/events", False)):
+        answer = site.send(b"OPTIONS " + path + b" HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert status_of(answer) == 200
+        assert (b"Access-Control-" in answer) == told
+
+
 def test_reading_stops_while_enough_requests_wait() -> None:
     site = Site()
     site.send(b"GET /later HTTP/1.1\r\n\r\n" * 20)

