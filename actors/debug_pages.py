@@ -13,6 +13,7 @@ that is stuck now finds another one with its next question.
     /debug/actors/crash/REPORT.json       a crash report, whole
     /debug/actors/events?stream tap/ACTOR?stream   server-sent events, see debug_streams.py
     /debug/actors/faults                           GET: whether there are any; POST: one
+    /debug/vars                           etcd's variables, see debug_vars.py
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from actors import debug_faults
 from actors.debug_streams import EventStreams
+from actors.debug_vars import expvars
 from api.http1 import NOT_FOUND, HttpRoutes, Request, Response
 from control import crash, edges, explain, peek, recorder, state, tap, top, tree
 from control.fault import milliseconds
@@ -109,6 +111,7 @@ class ActorPages:
 
     def add_to(self, routes: HttpRoutes) -> None:
         """Route the pages."""
+        routes.add("/debug/vars", self._vars, "GET")
         routes.add(ROOT, self._page)
         routes.add(f"{ROOT}/", self._data)
         routes.add(f"{ROOT}/faults", self._faults, "GET", "POST")
@@ -116,6 +119,9 @@ class ActorPages:
     def _page(self, _: Request) -> Response:
         body = files("actors").joinpath("web/actors.html").read_bytes()
         return Response(200, body, "text/html; charset=utf-8", (*_HEADERS, _POLICY), closes=True)
+
+    def _vars(self, request: Request) -> Response | None:
+        return self._later(request, lambda: expvars(self._view()))
 
     def _data(self, request: Request) -> Response | None:
         path = request.path[len(ROOT) + 1 :]

@@ -12,6 +12,7 @@ of safety: after two timeouts the others have elected somebody, or it can't reac
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -95,7 +96,10 @@ class RoleWords:
 
 
 def describe(node: RawNode, member_id: int) -> dict[str, Any]:
-    """Return for people: id, term, leader, role and, on a leader, the progress of the others."""
+    """Return for people: id, term, leader, role and, on a leader, the progress of the others.
+
+    `status` is etcd-io/raft's own form of it.
+    """
     status = node.status()
     return {
         "id": f"{member_id:x}",
@@ -106,4 +110,5 @@ def describe(node: RawNode, member_id: int) -> dict[str, Any]:
             f"{member:x}": {"match": progress.match, "next": progress.next}
             for member, progress in status.progress.items()
         },
+        "status": json.loads(str(status)),
     }

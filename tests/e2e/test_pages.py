@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import json
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +50,21 @@ def asked(member: Member, method: str, path: str, origin: str | None) -> tuple[i
         link.close()
     told = [f"{name}: {value}" for name, value in answer.getheaders() if "Access" in name]
     return answer.status, sorted(told)
+
+
+def test_the_variables_are_those_of_etcd(both: list[Member]) -> None:
+    found = []
+    for member in both:
+        with urllib.request.urlopen(f"{member.url}/debug/vars", timeout=5) as answer:
+            found.append(json.load(answer))
+
+    ours, theirs = found
+    assert set(ours) == set(theirs) - {"memstats"}
+    assert ours["cmdline"][-len(both[0].command()) + 1 :] == both[0].command()[1:]
+    raft, its = ours["raft.status"], theirs["raft.status"]
+    assert list(raft) == list(its)
+    assert (raft["raftState"], raft["lead"]) == (its["raftState"], raft["id"])
+    assert raft["progress"][raft["id"]].keys() == its["progress"][its["id"]].keys()
 
 
 @pytest.mark.parametrize(("method", "path", "origin"), REQUESTS)
