@@ -13,8 +13,8 @@ from transport.counters import Cell
 
 def expvars(view: MemberView) -> dict[str, Any]:
     """Return the variables. Waits for the raft node. Raises ObserveError if it does not answer."""
-    found = state(view, "raft-node")
-    if not found["answers"]:
+    status = state(view, "raft-node")["state"].get("status")
+    if status is None:  # frozen, dead, or only starting
         raise ObserveError("the raft node does not answer")
     root = view.board.get("root", Cell.PID)
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -22,5 +22,5 @@ def expvars(view: MemberView) -> dict[str, Any]:
     return {
         "cmdline": [argument.decode(errors="replace") for argument in arguments],
         "file_descriptor_limit": descriptors,
-        "raft.status": found["state"]["status"],
+        "raft.status": status,
     }

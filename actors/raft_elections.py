@@ -39,7 +39,7 @@ class Elections:
         fast_forward: bool,
         heartbeat_interval: float,
         election_timeout: float,
-        round_trip: Callable[[], float] = float,
+        round_trip: Callable[[], float],
     ) -> None:
         """`licence_seconds` (0: none) and `fast_forward` are rules 2 and 3; times in seconds.
 

@@ -239,8 +239,9 @@ class HttpRoutes:
 
     def _cors(self, request: Request) -> tuple[tuple[str, str], ...]:
         origins = self.origins or ANY_HOST
-        origin = "*" if "*" in origins else request.headers.get("origin", "")
-        if (origin != "*" and origin not in origins) or request.path.startswith(_OWN):
+        everybody = "*" in origins
+        origin = "*" if everybody else request.headers.get("origin", "")
+        if not (everybody or origin in origins) or request.path.startswith(_OWN):
             return ()
         return (*_CORS, ("Access-Control-Allow-Origin", origin))
 

@@ -235,6 +235,7 @@ def test_only_names_that_are_allowed_are_answered(host: str, status: int) -> Non
         (("http://a", "http://b"), "http://b", "http://b"),
         (("http://a",), "http://c", ""),
         (("http://a",), "", ""),
+        (("http://a",), "*", ""),
     ],
 )
 def test_browsers_are_told_whose_pages_may_call(

@@ -9,8 +9,7 @@ import struct
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import zmq
 
@@ -26,7 +25,7 @@ _COMMAND: Final = 4
 
 
 class Forger:
-    """Says to one member what others never said. A context manager.
+    """Says to one member what others never said.
 
     `route` is (cluster id, from, to).
     """
@@ -39,15 +38,8 @@ class Forger:
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.connect(f"tcp://{member.host}:{member.peer_port}")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Hang up."""
         self._socket.close()
         self._context.term()
 
@@ -84,7 +76,7 @@ class ChunkForger:
 
     Behind each of the first `times` chunks it sends the frame once more and a cut one; the chunk
     once more, cut, and with data that lacks its end, as new frames: those that follow get other
-    numbers, so that nothing is lost. What else passes is left alone. A context manager.
+    numbers, so that nothing is lost. What else passes is left alone.
     """
 
     def __init__(self, target: int, times: int) -> None:
@@ -96,17 +88,10 @@ class ChunkForger:
         self._ending = False
         self._ends: dict[socket.socket, Callable[[], None]] = {self._listener: self._take}
         self._thread = threading.Thread(target=self._serve, name="chunk-forger")
-
-    def __enter__(self) -> Self:
         self._thread.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Stop, and cut what goes through it."""
         self._ending = True
         self._thread.join()
         for end in self._ends:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def remove(cluster: Cluster, member: ClusterMember) -> None:
     )
     order = MsgProp(header.member_id, sender, 0, (Entry(0, 0, data, kind),))
     member.freeze()
-    with Forger(leader, (header.cluster_id, sender, header.member_id)) as forger:
+    with closing(Forger(leader, (header.cluster_id, sender, header.member_id))) as forger:
         forger.say(Lane.APPEND, encode_peer(order))
         cluster.wait_for(
             lambda: all(member.name not in listed(cluster, m) for m in (leader, follower)),
@@ -129,7 +130,7 @@ def test_replayed_and_truncated_chunks_change_nothing(tmp_path: Path) -> None:
         pytest.skip("forges the chunks of trouped's snapshotters")
     cluster._assign_ports()
     victim = cluster.members[2]
-    with ChunkForger(victim.peer_port, FORGED) as forger:
+    with closing(ChunkForger(victim.peer_port, FORGED)) as forger:
         victim.flags = [*victim.flags, f"--listen-peer-urls={victim.peer_url}"]
         victim.peer_port = forger.port
         with cluster:

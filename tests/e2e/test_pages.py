@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import signal
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +68,23 @@ def test_the_variables_are_those_of_etcd(both: list[Member]) -> None:
     assert list(raft) == list(its)
     assert (raft["raftState"], raft["lead"]) == (its["raftState"], raft["id"])
     assert raft["progress"][raft["id"]].keys() == its["progress"][its["id"]].keys()
+
+
+def test_who_asks_while_the_raft_node_comes_back_harms_nobody(member: Member) -> None:
+    before = member.actors()
+    os.kill(before["raft-node"], signal.SIGKILL)
+
+    statuses = set()
+    until = time.monotonic() + 1.0
+    while time.monotonic() < until:
+        status, _ = asked(member, "GET", "/debug/vars", None)
+        statuses.add(status)
+
+    after = member.actors()
+    assert 200 in statuses
+    assert statuses <= {200, 503}
+    assert after["raft-node"] != before["raft-node"]
+    assert {name for name in before if after[name] != before[name]} == {"raft-node"}
 
 
 @pytest.mark.parametrize(("method", "path", "origin"), REQUESTS)
