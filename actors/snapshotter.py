@@ -45,7 +45,8 @@ from transport.counters import Cell
 from transport.lanes import Lane
 from transport.mailbox import Tick
 
-FRAMES_MAX: Final = scaled(8192)  # 32 MiB of 4 KiB pages
+FRAMES_MAX: Final = scaled(24_576)  # 96 MiB of 4 KiB pages
+LOG_BYTES_MAX: Final = scaled(24 << 20)  # the raft node keeps in memory what is not durable
 SECONDS_MAX: Final = 2.0
 RETRY_SECONDS: Final = 0.2
 PURGE_SECONDS: Final = 10.0
@@ -64,7 +65,9 @@ class Snapshotter(Actor):
         self._receiver: SnapshotReceiver | None = None
         self._latest = Committed(applied_index=0, frames=0)
         self._durable_index = 0
-        self._frames_left = 0
+        self._copied = 0  # frames of the database's log that the last checkpoint had done with
+        self._log_bytes = self.board.block("raft-node") + Cell.METRICS + RaftMetric.WAL_BYTES
+        self._bytes_before = self._words[self._log_bytes]
         self._next = 0.0
         self._next_purge = time.monotonic() + PURGE_SECONDS
         self._next_problem = 0.0
@@ -77,8 +80,14 @@ class Snapshotter(Actor):
     def committed(self, message: Committed) -> None:
         """Note the growth; a big one starts a checkpoint at the end of the batch."""
         self._latest = message
-        if message.frames - self._frames_left >= FRAMES_MAX:
+        if message.frames < self._copied:  # it has begun anew
+            self._copied = 0
+        if self._has_grown():
             self.actor_inbox.wake_at(self._next)
+
+    def _has_grown(self) -> bool:
+        grown = self._words[self._log_bytes] - self._bytes_before
+        return self._latest.frames - self._copied >= FRAMES_MAX or grown >= LOG_BYTES_MAX
 
     @handles(SendSnapshot)
     def send_snapshot(self, message: SendSnapshot) -> None:
@@ -118,8 +127,8 @@ class Snapshotter(Actor):
     def tick(self, message: Tick) -> None:
         """Checkpoint, transfer and purge what is due."""
         if self._latest.applied_index > self._durable_index:
-            grown = self._latest.frames - self._frames_left >= FRAMES_MAX
-            if (grown and message.now >= self._next) or message.now >= self._next + SECONDS_MAX:
+            due = self._next if self._has_grown() else self._next + SECONDS_MAX
+            if message.now >= due:
                 self._checkpoint()
         if self._open():
             self._transfer(time.monotonic())
@@ -136,7 +145,7 @@ class Snapshotter(Actor):
                 return None
             self._checkpointer = Checkpointer(self._directory)
         elif self._checkpointer.reopen():
-            self._frames_left = 0
+            self._copied = 0
         return self._checkpointer
 
     def _checkpoint(self) -> None:
@@ -144,6 +153,7 @@ class Snapshotter(Actor):
         if checkpointer is None:
             return
         started = time.monotonic_ns()
+        logged = self._words[self._log_bytes]
         self._next = time.monotonic() + RETRY_SECONDS
         try:
             result = checkpointer.run()
@@ -151,10 +161,11 @@ class Snapshotter(Actor):
             return  # nothing is durable by it; the applier says that space is missing
         self._took.observe(time.monotonic_ns() - started)
         self.count(SnapshotterMetric.CHECKPOINTS)
-        self._frames_left = result.frames_left
+        self._copied = max(0, self._latest.frames - result.frames_left)
         self.send("applier", Checkpointed(result.frames_left))
         if result.durable_index is not None and result.durable_index > self._durable_index:
             self._durable_index = result.durable_index
+            self._bytes_before = logged
             self.metric(SnapshotterMetric.DURABLE_INDEX, result.durable_index)
             self.send("raft-node", Durable(result.durable_index, result.durable_term))
 
@@ -259,7 +270,7 @@ class Snapshotter(Actor):
         """Return how far the checkpoints are, and what is under way."""
         return {
             "durable_index": self._durable_index,
-            "frames_left": self._frames_left,
+            "frames_left": max(0, self._latest.frames - self._copied),
             "sending": len(self._sender) if self._sender is not None else 0,
             "receiving": len(self._receiver) if self._receiver is not None else 0,
         }

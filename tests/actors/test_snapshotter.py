@@ -21,7 +21,7 @@ from actors.messages import (
 )
 from actors.metrics import ApplierMetric, RaftMetric, SnapshotterMetric
 from actors.peer_codec import decode_peer, encode_peer
-from actors.snapshotter import Snapshotter
+from actors.snapshotter import FRAMES_MAX, LOG_BYTES_MAX, Snapshotter
 from raft.messages import MsgSnap
 from storage.database import open_installed, set_current
 from storage.files import OsFiles
@@ -152,6 +152,30 @@ def test_checkpoints_go_over_to_an_installed_file(sides: dict[int, Side]) -> Non
     follower.actor._checkpoint()
 
     assert follower.take(Durable) == [Durable(104, TERM)]
+
+
+def test_a_checkpoint_follows_what_has_grown_since_the_last(
+    sides: dict[int, Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshotter_module, "SECONDS_MAX", 1e9)
+    monkeypatch.setattr(snapshotter_module, "RETRY_SECONDS", 0.0)
+    leader = sides[LEADER]
+
+    def checkpoints(frames: int, log_bytes: int = 0) -> int:
+        leader.database.put(1)
+        leader.board.set("raft-node", Cell.METRICS + RaftMetric.WAL_BYTES, log_bytes)
+        leader.actor.committed(Committed(leader.database.index, frames))
+        leader.tick()
+        return leader.word(SnapshotterMetric.CHECKPOINTS)
+
+    assert checkpoints(FRAMES_MAX - 1) == 0
+    assert checkpoints(FRAMES_MAX) == 1
+    assert checkpoints(2 * FRAMES_MAX - 1) == 1  # the log is longer than that, and has not grown
+    assert checkpoints(2 * FRAMES_MAX) == 2
+    assert checkpoints(9) == 2  # it has begun anew
+    assert checkpoints(FRAMES_MAX) == 3
+    assert checkpoints(FRAMES_MAX + 9, LOG_BYTES_MAX) == 4
+    assert checkpoints(FRAMES_MAX + 18, LOG_BYTES_MAX + 9) == 4
 
 
 def test_the_old_file_is_purged_when_everybody_has_let_go(sides: dict[int, Side]) -> None:
