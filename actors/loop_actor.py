@@ -85,20 +85,24 @@ class LoopActor(Actor):
         loop.stop()
 
     def _readable(self) -> None:
+        """Handle what has come; its turn ends before the socket is asked whether it is dry."""
         links = self.links
+        socket = links.socket
         more = True
         while more:
             try:
-                frame = links.socket.recv(zmq.NOBLOCK)
+                while more:
+                    accepted = links.accept(socket.recv(zmq.NOBLOCK))
+                    if accepted is not None:
+                        links.handled(accepted[0])
+                        links.taken = accepted
+                        self.on_receive(accepted[1])
+                    more = links.owed()
             except zmq.Again:
-                break
-            accepted = links.accept(frame)
-            if accepted is not None:
-                links.handled(accepted[0])
-                links.taken = accepted
-                self.on_receive(accepted[1])
-            more = has_more(links.socket)
-        self._flush_turn()
+                self._flush_turn()
+                return
+            self._flush_turn()
+            more = has_more(socket)
 
     def _look(self) -> None:
         """Timers: Hellos, and whatever the actor is to look after."""

@@ -29,7 +29,7 @@ class Codec:
         self.tags = {cls: tag for tag, cls in wire.items()}
         """By class."""
         self._fields = {cls: _getter(cls) for cls in wire.values()}
-        self._width = {tag: len(dataclasses.fields(cls)) for tag, cls in wire.items()}
+        self._width = {tag: 1 + len(dataclasses.fields(cls)) for tag, cls in wire.items()}
         self._pack = msgpack.Packer().pack
 
     def tag(self, message: object) -> int:
@@ -49,12 +49,13 @@ class Codec:
 
     def decode(self, data: bytes | memoryview) -> Any:
         """Rebuild a message from what `encode` made of it."""
-        tag, *fields = msgpack.unpackb(data)
+        fields = msgpack.unpackb(data)
+        tag = fields[0]
         try:
             cls = self._wire[tag]
         except KeyError:
             raise UnknownTagError(tag) from None
-        return cls(*fields[: self._width[tag]])
+        return cls(*fields[1 : self._width[tag]])
 
 
 def _getter(cls: type) -> Callable[[Any], tuple[Any, ...]]:

@@ -6,6 +6,7 @@ import itertools
 import os
 import select
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import zmq
 from pykka._envelope import Envelope
 
 from transport.counters import Board, Cell
-from transport.links import has_more, receive_all
+from transport.links import has_more
 from transport.mailbox import BATCH_MAX, QUEUE_MAX, Flush, Mailbox, Tick
 
 SENDER = "gateway-0"
@@ -33,6 +34,7 @@ class Links:
         self.peer.connect(address)
         self.handled_count = 0
         self.ticks = 0
+        self.tells = True
 
     def accept(self, frame: bytes) -> tuple[str, Any, int] | None:
         return None if frame == DATAGRAM else (SENDER, frame.decode(), 2)
@@ -40,6 +42,9 @@ class Links:
     def handled(self, sender: str) -> None:
         assert sender == SENDER
         self.handled_count += 1
+
+    def owed(self) -> bool:
+        return self.tells and has_more(self.socket)
 
     def tick(self, now: float) -> None:
         self.ticks += 1
@@ -116,15 +121,43 @@ def test_no_more_is_drained_than_the_queue_holds(desk: Desk) -> None:
     assert len(desk.mailbox.peek()) == QUEUE_MAX - 1
 
 
-def test_receiving_all_ends_at_its_limit_and_when_there_is_no_more(desk: Desk) -> None:
-    desk.post("a", "b", "c")
-    socket = desk.links.socket
+def test_what_the_board_does_not_tell_of_comes_after_the_flush(desk: Desk) -> None:
+    desk.links.tells = False
+    desk.post("a")
+    assert desk.take() == "a"
+    desk.post("b", "c")
 
-    assert receive_all(socket, 2) == [b"a", b"b"]
-    assert has_more(socket)
-    assert receive_all(socket, 2) == [b"c"]
-    assert not has_more(socket)
-    assert receive_all(socket, 2) == []
+    assert desk.take_until(Flush) == [Flush()]
+    assert desk.take_until(Flush) == ["b", Flush()]
+    assert desk.take_until(Flush) == ["c", Flush()]
+
+
+def test_one_that_lingers_sees_what_comes_and_sleeps_when_nothing_does(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yields: list[float] = []
+    monkeypatch.setattr("transport.mailbox.LINGER_SECONDS", 0.05)
+    monkeypatch.setattr("os.sched_yield", lambda: yields.append(time.monotonic()))
+    desk.mailbox.lingers = True
+    desk.post("a")
+    desk.take_until(Flush)
+    threading.Timer(0.01, desk.post, ["b"]).start()
+    assert desk.take_until(Flush) == ["b", Flush()]
+    assert not yields  # nothing had come soon before
+
+    threading.Timer(0.01, desk.post, ["c"]).start()
+    assert desk.take_until(Flush) == ["c", Flush()]
+    assert yields
+
+    threading.Timer(0.3, desk.post, ["d"]).start()
+    began = time.monotonic()
+    assert desk.take_until(Flush) == ["d", Flush()]
+    assert yields[-1] - began < 0.2
+
+    yields.clear()
+    threading.Timer(0.01, desk.post, ["e"]).start()
+    assert desk.take_until(Flush) == ["e", Flush()]
+    assert not yields
 
 
 def test_peek_tells_what_waits_without_taking_it(desk: Desk) -> None:
