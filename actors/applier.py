@@ -12,13 +12,15 @@ Crashes   on entries that do not follow what it has, on a database it can't trus
 One SQLite transaction per batch: applied index, term, configuration, hash, data and results commit
 together or not at all. Entries may come ahead of their commit; they are carried out in a
 transaction that is *held* open until the log has committed its last entry. Nothing leaves before
-COMMIT; a new stream from the raft node rolls a held transaction back, in memory too.
+COMMIT but the results of few requests, marked as `ahead` (early.py); a new stream from the raft
+node rolls a held transaction back, in memory too.
 """
 
 from __future__ import annotations
 
+import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -90,6 +92,9 @@ class _Held:
     started: int
     took: int
     lease_facts: list[LeaseFact]
+    told: list[str] = field(default_factory=list)
+    """Gateways that have the results and wait for nothing but the board's word."""
+    told_once: bool = False
 
 
 class Applier(Actor):
@@ -134,6 +139,7 @@ class Applier(Actor):
         self._keep_room()
         self.metric(ApplierMetric.NO_SPACE, not self._ballast.present)
         self._applied_index = self._machine.applied_index
+        self._let_go()  # what a predecessor held
         self._note_progress()
         self.metric(ApplierMetric.PRUNED_TO, max(0, self._store.pruned_to()))
 
@@ -205,7 +211,7 @@ class Applier(Actor):
             incoming_leader_snapshot_index=message.index,
             incoming_leader_snapshot_term=message.term,
         )
-        self._held = None
+        self._let_go()
         self._waiting.clear()  # what it holds, and what raft has thrown away; the rest comes again
         failpoints.hit("applyBeforeOpenSnapshot")
         self.metric(ApplierMetric.INSTALLING, 1)
@@ -223,7 +229,7 @@ class Applier(Actor):
         self._note_generation()
         self.metric(ApplierMetric.LEASE_INDEX, self._applied_index)
         for gateway in self._gateways:
-            self.send(gateway, Applied(self._applied_index, self._machine.revision, []), 0)
+            self._send_applied(gateway, [])
         self._tell_raft_node()
         self._schedule_pruning()
         self.log.info("applied snapshot", applied_index=self._applied_index)
@@ -282,7 +288,8 @@ class Applier(Actor):
         """Carry out what waits, commit what the log has committed."""
         self._hold()
         if self._held is not None and self._held.requests <= WATCHED_REQUESTS_MAX:
-            self._watch_log(self._held.entries[-1].index)
+            self._tell_ahead(self._held)
+            self._watch_log(self._held)
         while self._held is not None and self._held.entries[-1].index <= self._committed:
             self._commit(self._held)
             self._hold()
@@ -311,16 +318,36 @@ class Applier(Actor):
             entries, batches, requests, conf_changed, compact_revision, started, took, facts
         )
 
-    def _watch_log(self, index: int) -> None:
+    def _tell_ahead(self, held: _Held) -> None:
+        """Send results on their way before the COMMIT: they and it take about equally long.
+
+        Only once per transaction, and only for few requests, whose gateways look at the board for
+        the COMMIT meanwhile (early.py).
+        """
+        if held.told_once:
+            return
+        held.told_once = True
+        ahead = self._words[self._metrics + ApplierMetric.ROLLBACKS]
+        for gateway, own in held.batches.items():
+            held.told.append(gateway)
+            self._send_applied(gateway, own, ahead)
+
+    def _watch_log(self, held: _Held) -> None:
         """Look at the raft node's word for a moment: a lone client waits for nothing else.
 
         A message would wake this process 75 us after the log is durable; the word is seen at once.
-        It only ever grows, and holds what is durable and committed.
+        It only ever grows, and holds what is durable and committed. Whoever else has work on this
+        processor, as the raft node's and the gateway's threads, goes first.
         """
-        words = self._words
+        words, index = self._words, held.entries[-1].index
         until = time.monotonic_ns() + WATCH_NS
-        while self._committed < index and time.monotonic_ns() < until:
-            self._committed = words[self._committed_word]
+        while self._committed < index:
+            self._committed = max(self._committed, words[self._committed_word])
+            if self._committed < index:
+                if time.monotonic_ns() >= until:
+                    held.told.clear()  # nobody looks at the board for that long
+                    return
+                os.sched_yield()
 
     def _commit(self, held: _Held) -> None:
         """Commit the open transaction and tell everyone."""
@@ -343,14 +370,14 @@ class Applier(Actor):
 
     def _tell(self, held: _Held) -> None:
         machine, batches = self._machine, held.batches
+        self.metric(ApplierMetric.APPLIED_INDEX, machine.applied_index)
+        if held.told:
+            os.sched_yield()  # to who looks for that
         for gateway, clients in self._gateways.items():
             own = batches.get(gateway, [])
-            if own or self._words[clients]:  # without clients nobody watches, or reads in a hurry
-                self.send(
-                    gateway,
-                    Applied(machine.applied_index, machine.revision, own),
-                    sum(len(batch[2]) for batch in own),
-                )
+            # Without clients nobody watches, or reads in a hurry.
+            if (own or self._words[clients]) and gateway not in held.told:
+                self._send_applied(gateway, own)
         if held.lease_facts:
             self._tell_lessor(held.lease_facts)
         self._note_progress()
@@ -366,6 +393,14 @@ class Applier(Actor):
         if machine.compact_revision != held.compact_revision:
             self._schedule_pruning()
         self._report(time.monotonic())
+
+    def _send_applied(self, gateway: str, own: list[Any], ahead: int = 0) -> None:
+        machine = self._machine
+        self.send(
+            gateway,
+            Applied(machine.applied_index, machine.revision, own, ahead),
+            sum([len(batch[2]) for batch in own]),
+        )
 
     def _tell_slow(self, held: _Held) -> None:
         """In etcd's words; waiting for the log does not count."""
@@ -454,9 +489,14 @@ class Applier(Actor):
         if not self._ballast.present:
             self._store.keep_room(self._ballast.room_bytes)
 
+    def _let_go(self) -> None:
+        """What is held will not be committed; what was told of it is void from now on."""
+        self._held = None
+        self.count(ApplierMetric.ROLLBACKS)
+
     def _roll_back(self) -> None:
         """Throw away everything since the last commit."""
-        self._held = None
+        self._let_go()
         self._store.rollback()
         self._machine.reload()
 

@@ -27,6 +27,7 @@ from actors.call_counts import CallCounts
 from actors.cluster_version import ClusterVersion
 from actors.cpu_wait import CpuWait
 from actors.debug_pages import ActorPages
+from actors.early import Early
 from actors.exposition import MemberCollector
 from actors.front import Front
 from actors.gateway_http import MemberPages
@@ -48,6 +49,7 @@ from actors.slow_requests import SlowRequests
 from actors.timeouts import Timeouts
 from actors.unanswered import applier_is_at_work, recover, retry_late
 from actors.watching import Watching
+from actors.wire import WATCHED_REQUESTS_MAX
 from api.cluster import ClusterService
 from api.grpc import Call
 from api.header import HeaderWriter
@@ -96,6 +98,7 @@ class Gateway(LoopActor):
             timeout=self._timeout,
             timed_out=self._timeouts.of_proposal,
         )
+        self._early = Early(self.board, self._take_applied, self.later)
         self._next_opening = 0.0
         self._serving = False
         self._started = time.monotonic()
@@ -159,11 +162,12 @@ class Gateway(LoopActor):
         if not self._serving:
             return 0.0
         now = time.monotonic()
-        self._look_at_member()
-        self.header.term = self._status.term
         self._cpu.look(now)
         spacing = self._cpu.spacing
-        pause = max(self._proposals.flush(now, spacing), self._reads.flush(now, spacing))
+        pause = self._proposals.flush(now, spacing)
+        self._look_at_member()
+        self.header.term = self._status.term
+        pause = max(pause, self._reads.flush(now, spacing))
         self._lease_calls.flush(now)
         self._hub.read_now()
         self._front.flush()
@@ -322,9 +326,11 @@ class Gateway(LoopActor):
 
     @handles(Applied)
     def applied(self, message: Applied) -> None:
-        """Answer what was applied; wake the reads that waited for it."""
-        if not self._serving:
-            return
+        """Answer what was applied, once that is sure; wake the reads that waited for it."""
+        if self._serving:
+            self._early.add(message)
+
+    def _take_applied(self, message: Applied) -> None:
         self.header.term = self._status.term
         for session, first_id, results in message.batches:
             if session != self._session:
@@ -337,6 +343,8 @@ class Gateway(LoopActor):
         if message.revision > self._hub.revision:
             self._hub.notice()
         self._reads.wake()
+        if len(self._proposals) <= WATCHED_REQUESTS_MAX:
+            self._front.flush()  # a lone client need not wait for the turn's end
 
     @handles(ReadStates)
     def read_states(self, message: ReadStates) -> None:

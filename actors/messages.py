@@ -75,11 +75,15 @@ class Applied:
 
     `batches` holds [session, first_id, results] for the gateway's own sessions; a result is a
     revision, [revision, body] or a negative error number (kv.errors). Others wake on `index`.
+
+    With `ahead` it is so only once the applier's words on the board say that it has applied `index`
+    and rolled back no more than `ahead` times; until then nobody may be answered.
     """
 
     index: int
     revision: int
     batches: list[list[Any]]
+    ahead: int = 0
 
 
 @message

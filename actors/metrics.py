@@ -70,6 +70,7 @@ class ApplierMetric(IntEnum):
     LEASES_REVOKED = 18
     INSTALLING = 19
     SLOW_APPLIES = 20
+    ROLLBACKS = 21  # ever, with every start: what was told ahead of them is void
     COMMIT = 32
     LEASE_TTL = 64  # lease_metrics.py
 

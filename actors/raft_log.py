@@ -130,15 +130,14 @@ class RaftLog:
         self._unwritten = None
         self._out_of_space("")
         if entries:
-            self._forget_from(entries[0].index)
+            if entries[0].index <= self.storage.last_index():
+                self._forget_from(entries[0].index)
             self.storage.append(entries)
             self._note_appended(entries)
 
     def _forget_from(self, index: int) -> None:
         """Entries from an index on are void: a new leader has others."""
         last = self.storage.last_index()
-        if index > last:
-            return
         void = self.storage.entries(max(index, self.storage.first_index()), last + 1, NO_LIMIT)
         self.memory_bytes -= sum(len(entry.data) for entry in void)
         while self.conf_indexes and self.conf_indexes[-1] >= index:

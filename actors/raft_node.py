@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -57,6 +58,7 @@ from actors.raft_refusals import Refusals
 from actors.raft_roles import RoleWords, describe
 from actors.raft_rounds import Intake
 from actors.recovery import recover
+from actors.space import LogSpace
 from actors.wire import WATCHED_REQUESTS_MAX
 from raft.conf_change import decode
 from raft.config import Config
@@ -72,7 +74,7 @@ from raft.messages import (
 )
 from raft.raw_node import RawNode, Ready
 from raft.size import NO_LIMIT
-from raft.state import EntryType, HardState
+from raft.state import Entry, EntryType, HardState
 from transport.context import ActorContext
 from transport.counters import Cell
 from transport.links import Welcome
@@ -111,9 +113,7 @@ class RaftNode(Actor):
         self._chance = random.SystemRandom()
         self._early_durable: Durable | None = None
         self._term_first_index = 0
-        self._out_of_space = False
         self._transport_is_new = False
-        self.metric(RaftMetric.NO_SPACE, 0)
         self._sole_voter = False
         self.metric(RaftMetric.SOLE_VOTER, 0)
 
@@ -133,7 +133,7 @@ class RaftNode(Actor):
             snapshot_count=int(config["snapshot_count"]),
             catchup=int(config["snapshot_catchup_entries"]),
             max_wals=int(config["max_wals"]),
-            out_of_space=self._note_space,
+            out_of_space=LogSpace(self.metric, self.note_progress, self.log),
             watch=lambda descriptor: self.actor_inbox.watch(descriptor, self._synced),
             syncs=Fsyncs(self.board, self.name, self.observer),
             writes=Histogram(self.board, self.name, RaftMetric.WAL_WRITE),
@@ -378,7 +378,11 @@ class RaftNode(Actor):
             self._send_outbox()  # first: the leader waits for it
         self._pull()
         self._send_outbox()
-        self._requests = 0
+        if self._requests:
+            # A lone client of the only voter asks again as soon as it is answered.
+            few = self._requests <= WATCHED_REQUESTS_MAX
+            self.actor_inbox.lingers = few and self._sole_voter
+            self._requests = 0
 
     def _pull(self) -> None:
         now = time.monotonic()
@@ -437,14 +441,11 @@ class RaftNode(Actor):
         log, entries = self._log, order.entries
         if order.snapshot is not None:
             self._install(order)
-        if any(entry.type != EntryType.NORMAL for entry in entries):
-            self._sole_voter = False
-            self.metric(RaftMetric.SOLE_VOTER, 0)
+        for entry in entries:
+            if entry.type != EntryType.NORMAL:
+                self._sole_voter = False
+                self.metric(RaftMetric.SOLE_VOTER, 0)
         log.write(entries, order.hard_state, now=must_sync)
-        if entries:
-            self.count(RaftMetric.WAL_ENTRIES, len(entries))
-            self.count(RaftMetric.WAL_BYTES, sum(len(entry.data) for entry in entries))
-            self.metric(RaftMetric.LAST_INDEX, entries[-1].index)
         if not must_sync:
             if log.settled:
                 self._let_out(order.responses)
@@ -457,14 +458,23 @@ class RaftNode(Actor):
         fast = not self._node.is_leader and log.sync_ns < FAST_SYNC_NS
         if not (log.settled and (alone or fast)):
             log.sync_behind(order.responses)
+            self._count_written(entries)
             return
         self._send_ahead(order)
-        self._send_outbox()
+        if not self._sole_voter:
+            self._send_outbox()
         log.sync()
         if self._sole_voter and entries:
             # Durable at the only voter is committed; the applier may be looking for it.
             self.metric(RaftMetric.COMMITTED_INDEX, entries[-1].index)
         self._let_out(order.responses)
+        self._count_written(entries)
+
+    def _count_written(self, entries: Sequence[Entry]) -> None:
+        if entries:
+            self.count(RaftMetric.WAL_ENTRIES, len(entries))
+            self.count(RaftMetric.WAL_BYTES, sum([len(entry.data) for entry in entries]))
+            self.metric(RaftMetric.LAST_INDEX, entries[-1].index)
 
     def _synced(self) -> None:
         """The sync thread has finished something; a Flush follows."""
@@ -503,16 +513,6 @@ class RaftNode(Actor):
             and self._applier_open()
         ):
             self._feed.send_entries(entries)
-
-    def _note_space(self, error: str) -> None:
-        if error:
-            self.note_progress()
-        full = bool(error)
-        if full != self._out_of_space:
-            self._out_of_space = full
-            self.metric(RaftMetric.NO_SPACE, full)
-            if full:
-                self.log.error("no space left for the log", error=error)
 
     # --- what the board and others are told ------------------------------------------------------
 

@@ -160,7 +160,8 @@ class Intake:
         return now + self._gathering.pause(self._waiting, now, self._cpu.spacing)
 
     def _take_up_entries(self, now: float, *, leads: bool) -> int:
-        log, waiting = self._node.raft.log, self._waiting
+        log = self._node.raft.log
+        waiting = self._waiting if self._in_rounds else 0
         before, copies = log.last_index(), self.copies.dropped
         if leads:
             self.copies.look(self._node.raft)

@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from actors.metrics import RaftMetric
 from storage.files import default_files
+from transport.log import Logger
 
 BALLAST_BYTES: Final = 64 << 20
 ROOM_BYTES_MAX: Final = 1 << 20
@@ -73,3 +76,28 @@ class Ballast:
         self._files.unlink(self._path)
         self._present = False
         return size
+
+
+class LogSpace:
+    """What is told while the log waits for space on a full disk."""
+
+    def __init__(
+        self, metric: Callable[[int, int], None], note_progress: Callable[[], None], log: Logger
+    ) -> None:
+        """`note_progress()` says that whoever waits is not stuck."""
+        self._metric = metric
+        self._note_progress = note_progress
+        self._log = log
+        self._full = False
+        metric(RaftMetric.NO_SPACE, 0)
+
+    def __call__(self, error: str) -> None:
+        """Note one try in vain, for this reason; empty: the last one succeeded."""
+        full = bool(error)
+        if full:
+            self._note_progress()
+        if full != self._full:
+            self._full = full
+            self._metric(RaftMetric.NO_SPACE, full)
+            if full:
+                self._log.error("no space left for the log", error=error)

@@ -12,7 +12,7 @@ import pytest
 from actors import applier as applier_module
 from actors.applier import Applier
 from actors.messages import Applied, AppliedTo, Apply, CommittedTo, CompactionScheduled, Prune
-from actors.metrics import ApplierMetric
+from actors.metrics import ApplierMetric, RaftMetric
 from etcdpb.rpc_pb2 import CompactionRequest, PutRequest, RangeRequest, RangeResponse
 from kv.batch import Op, encode_batch
 from storage.reader import Reader
@@ -72,7 +72,23 @@ class Bench:
         self.actor.flush(Flush())
 
     def answers(self) -> list[list[Any]]:
-        return [b for _, m in self.sent if isinstance(m, Applied) for b in m.batches]
+        """What gateways may tell their clients."""
+        applied = [m for _, m in self.sent if isinstance(m, Applied)]
+        sure = {m.index for m in applied if not m.ahead}
+        good = [m for m in applied if not m.ahead or (m.index not in sure and self.is_good(m))]
+        return [batch for m in good for batch in m.batches]
+
+    def is_good(self, message: Applied) -> bool:
+        return (
+            self.word(ApplierMetric.APPLIED_INDEX) >= message.index
+            and self.word(ApplierMetric.ROLLBACKS) == message.ahead
+        )
+
+    def ahead(self) -> list[Applied]:
+        return [m for _, m in self.sent if isinstance(m, Applied) and m.ahead]
+
+    def word(self, word: ApplierMetric) -> int:
+        return self.actor.board.get("applier", Cell.METRICS + word)
 
     def told(self) -> list[str]:
         """Who was told of what was applied."""
@@ -140,6 +156,73 @@ def test_what_is_carried_out_ahead_is_neither_answered_nor_seen(bench: Bench) ->
 
     assert bench.answers() == [[SESSION, 1, [2]]]
     assert bench.value(b"k") == b"v"
+
+
+def test_results_of_few_requests_are_sent_before_the_commit(bench: Bench) -> None:
+    bench.apply(put(1, b"k", b"v"), committed=1)
+
+    (told,) = bench.ahead()
+    assert (told.index, told.revision, told.batches) == (2, 2, [[SESSION, 1, [2]]])
+    assert not bench.is_good(told)
+
+    bench.actor.committed_to(CommittedTo(2))
+    bench.actor.flush(Flush())
+
+    assert bench.is_good(told)
+    assert bench.value(b"k") == b"v"
+
+
+def test_what_the_board_told_of_in_time_is_not_told_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(applier_module, "WATCH_NS", 10_000_000_000)
+    bench.actor.board.set("raft-node", Cell.METRICS + RaftMetric.COMMITTED_INDEX, 2)
+
+    bench.apply(put(1, b"k", b"v"), committed=1)
+
+    assert bench.told() == ["gateway-0"]
+    assert bench.is_good(bench.ahead()[0])
+    assert bench.value(b"k") == b"v"
+
+
+def test_what_was_looked_for_in_vain_is_told_again_when_it_is_committed(bench: Bench) -> None:
+    bench.apply(put(1, b"k", b"v"), committed=1)
+    bench.actor.flush(Flush())
+
+    bench.actor.committed_to(CommittedTo(2))
+    bench.actor.flush(Flush())
+
+    both = [m for _, m in bench.sent if isinstance(m, Applied)]
+    assert [bool(m.ahead) for m in both] == [True, False]
+    assert both[0].batches == both[1].batches
+
+
+def test_results_of_many_requests_wait_for_the_commit(bench: Bench) -> None:
+    bench.apply(*(put(number, b"k", b"v") for number in range(1, 4)))
+
+    assert bench.ahead() == []
+    assert len(bench.answers()) == 3
+
+
+def test_what_was_told_ahead_of_a_rollback_is_void(bench: Bench) -> None:
+    bench.apply(put(1, b"k", b"lost"), committed=1)
+    (void,) = bench.ahead()
+    bench.actor.welcomed(Welcome("raft-node", 2, []))
+
+    bench.apply(put(2, b"k", b"kept"), first=2)
+
+    assert bench.word(ApplierMetric.APPLIED_INDEX) == void.index
+    assert not bench.is_good(void)
+    assert bench.answers() == [[SESSION, 2, [2]]]
+
+
+def test_what_a_predecessor_told_ahead_is_void(bench: Bench) -> None:
+    bench.apply(put(1, b"k", b"v"), committed=1)
+    (void,) = bench.ahead()
+
+    bench.actor.on_start()
+
+    assert bench.word(ApplierMetric.ROLLBACKS) > void.ahead
 
 
 def test_a_commit_short_of_the_last_entry_commits_nothing(bench: Bench) -> None:

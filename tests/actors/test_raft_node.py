@@ -12,6 +12,7 @@ from actors.metrics import Histogram, RaftMetric
 from actors.raft_log import MEMORY_BYTES_MAX, TAIL_BYTES
 from actors.raft_node import RaftNode
 from actors.recovery import NEW
+from kv.batch import encode_batch
 from storage.files import OsFiles
 from tests.actors.boards import context, make_board
 from transport.mailbox import Flush
@@ -197,4 +198,25 @@ def test_expiries_are_appended_before_the_puts_of_the_same_turn(tmp_path: Path) 
 
     entries = node._storage.entries(last + 1, node._storage.last_index() + 1, 1 << 30)
     assert [entry.data for entry in entries] == [b"expiry", b"first put", b"second put"]
+    stop(node)
+
+
+def test_it_waits_awake_for_a_lone_client_and_not_for_many(tmp_path: Path) -> None:
+    make_board(tmp_path)
+    node, _ = start(tmp_path, 1)
+    node.applied_to(AppliedTo(1))
+    node.flush(Flush())
+    node.applied_to(AppliedTo(2))
+    node.flush(Flush())
+
+    def lingers_after(number: int, requests: int) -> bool:
+        node.propose(Propose(9, number, requests, encode_batch(9, number, number, b"", [])))
+        node.flush(Flush())
+        return node.actor_inbox.lingers
+
+    assert lingers_after(1, 1)
+    assert not lingers_after(2, 100)
+    assert lingers_after(102, 2)
+    node.flush(Flush())  # of a tick
+    assert node.actor_inbox.lingers
     stop(node)

@@ -1,0 +1,100 @@
+"""Results that a gateway gets before they are committed.
+
+The applier sends the results of few requests while their transaction still waits for the log and
+for its COMMIT. So they wait here, and what makes them good is seen on the board: that the applier
+has applied their index, and has rolled nothing back since it sent them.
+
+Invariants: messages of the applier are taken in the order they came; one that is `ahead` is taken
+only after its COMMIT, and never if the transaction it tells of was thrown away.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from actors.messages import Applied
+from actors.metrics import ApplierMetric
+from transport.counters import Board, Cell
+
+LOOK_NS: Final = 400_000
+LATER_SECONDS: Final = 0.001
+PASSED: Final = 31
+"""How many are not looked for after one that the applier has sent again: its disk is slow."""
+
+
+class Early:
+    """See the module docstring."""
+
+    def __init__(
+        self,
+        board: Board,
+        take: Callable[[Applied], None],
+        later: Callable[[float, Callable[[], None]], None],
+    ) -> None:
+        """`take(message)` handles what is good; `later(seconds, callback)` calls back."""
+        self._words = board.words
+        words = board.block("applier") + Cell.METRICS
+        self._applied = words + ApplierMetric.APPLIED_INDEX
+        self._rollbacks = words + ApplierMetric.ROLLBACKS
+        self._take = take
+        self._later = later
+        self._waiting: deque[Applied] = deque()
+        self._called = False
+        self._pass = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, message: Applied) -> None:
+        """Take a message now, or as soon as it is good."""
+        if not (message.ahead or self._waiting):
+            self._take(message)
+            return
+        self._waiting.append(message)
+        if not message.ahead:
+            self._pass = PASSED
+            self._look()
+        elif self._pass:
+            self._pass -= 1
+            self._look()
+        else:
+            self._look_for_a_moment()
+        if self._waiting and not self._called:
+            self._called = True
+            self._later(LATER_SECONDS, self._look_later)
+
+    def _look_for_a_moment(self) -> None:
+        """Look in a loop: sleeping and being woken would take longer than what is waited for."""
+        until = time.monotonic_ns() + LOOK_NS
+        self._look()
+        while self._waiting:
+            if time.monotonic_ns() >= until:
+                return
+            os.sched_yield()
+            self._look()
+
+    def _look_later(self) -> None:
+        self._called = False
+        self._look()
+        if self._waiting:
+            self._called = True
+            self._later(LATER_SECONDS, self._look_later)
+
+    def _look(self) -> None:
+        words, waiting = self._words, self._waiting
+        while waiting:
+            first = waiting[0]
+            if first.ahead:
+                if first.index > words[self._applied]:
+                    if first.ahead == words[self._rollbacks]:
+                        return
+                elif first.ahead == words[self._rollbacks]:
+                    self._take(waiting.popleft())
+                    continue
+                waiting.popleft()  # void: it is sent again, or asked for
+            else:
+                self._take(waiting.popleft())
