@@ -22,6 +22,7 @@ from transport.counters import Board, Cell
 
 LOOK_NS: Final = 400_000
 LATER_SECONDS: Final = 0.001
+LATER_SECONDS_MAX: Final = 0.064
 PASSED: Final = 31
 """How many are not looked for after one that the applier has sent again: its disk is slow."""
 
@@ -43,7 +44,7 @@ class Early:
         self._take = take
         self._later = later
         self._waiting: deque[Applied] = deque()
-        self._called = False
+        self._pause = 0.0  # until it looks again; 0.0: nobody is to call back
         self._pass = 0
 
     def __len__(self) -> int:
@@ -63,9 +64,9 @@ class Early:
             self._look()
         else:
             self._look_for_a_moment()
-        if self._waiting and not self._called:
-            self._called = True
-            self._later(LATER_SECONDS, self._look_later)
+        if self._waiting and not self._pause:
+            self._pause = LATER_SECONDS
+            self._later(self._pause, self._look_later)
 
     def _look_for_a_moment(self) -> None:
         """Look in a loop: sleeping and being woken would take longer than what is waited for."""
@@ -78,11 +79,10 @@ class Early:
             self._look()
 
     def _look_later(self) -> None:
-        self._called = False
         self._look()
-        if self._waiting:
-            self._called = True
-            self._later(LATER_SECONDS, self._look_later)
+        self._pause = min(LATER_SECONDS_MAX, 2 * self._pause) if self._waiting else 0.0
+        if self._pause:
+            self._later(self._pause, self._look_later)
 
     def _look(self) -> None:
         words, waiting = self._words, self._waiting

@@ -239,7 +239,7 @@ class Mailbox:
         if self.lingers:
             soon = now + LINGER_SECONDS
             self._look(max(0.0, until - now) if not self._came_soon else self._linger(soon, until))
-            self._came_soon = time.monotonic() < soon
+            self._came_soon = bool(self._queue) and time.monotonic() < soon
         else:
             self._look(max(0.0, until - now))
         if hello is not None:

@@ -22,6 +22,7 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self.board = make_board(folder)
         self.taken: list[int] = []
+        self.pauses: list[float] = []
         self.callbacks: list[Callable[[], None]] = []
         self.early = Early(
             self.board, lambda message: self.taken.append(message.index), self._later
@@ -29,7 +30,7 @@ class Stage:
         self.tell(ApplierMetric.ROLLBACKS, 1)
 
     def _later(self, seconds: float, callback: Callable[[], None]) -> None:
-        assert seconds == early_module.LATER_SECONDS
+        self.pauses.append(seconds)
         self.callbacks.append(callback)
 
     def tell(self, word: ApplierMetric, value: int) -> None:
@@ -67,6 +68,22 @@ def test_what_comes_ahead_waits_until_its_index_is_applied(stage: Stage) -> None
 
     assert stage.taken == [5]
     assert not stage.callbacks
+
+
+def test_it_looks_ever_less_often(stage: Stage) -> None:
+    stage.come(5, ahead=1)
+    for _ in range(20):
+        stage.ring()
+
+    assert stage.pauses[:4] == [0.001, 0.002, 0.004, 0.008]
+    assert max(stage.pauses) == early_module.LATER_SECONDS_MAX
+
+    stage.tell(ApplierMetric.APPLIED_INDEX, 5)
+    stage.ring()
+    stage.come(6, ahead=1)
+
+    assert stage.taken == [5]
+    assert stage.pauses[-1] == 0.001
 
 
 def test_a_commit_while_it_looks_is_seen_at_once(

@@ -46,6 +46,7 @@ POINTS: Final = (
     "proposal late",
     "proposed again",
     "read of the only voter",
+    "results before their commit",
     "session closed under a gateway",
     "snapshot lost on its way",
     "snapshot received",

@@ -1,4 +1,4 @@
-"""A gateway without its sockets: real sessions and retries (Proposals), real reads (Reads).
+"""A gateway without its sockets: real sessions and retries (Proposals), real reads (Reads, Early).
 
 What holds them together is actors.gateway's, told again here in as many lines as it needs.
 """
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgpack
 
+from actors.early import Early
 from actors.gateway import OPENING_SECONDS
 from actors.messages import Applied, LeaderIs, Propose, ReadIndex, ReadStates
 from actors.metrics import ApplierMetric, RaftMetric
@@ -23,6 +24,8 @@ from transport.links import Welcome
 from transport.mailbox import Flush, Tick
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.sim.clients import Call
     from tests.sim.process import Process
 
@@ -46,6 +49,8 @@ class SimGateway:
         self._proposals = Proposals(self._session, self._send, _deliver, timeout=timeout)
         incarnation = process.incarnation
         self._reads = Reads(cast("Any", self._reader), self._ask, timeout, incarnation=incarnation)
+        board = cast("Any", self._member.board)
+        self._early = Early(board, self._applied, self._later)
         self._next_opening = 0.0
         self._asked = 0
         self.calls: set[Call] = set()
@@ -113,7 +118,9 @@ class SimGateway:
         elif isinstance(message, Tick):
             self._tick(now)
         elif isinstance(message, Applied):
-            self._applied(message)
+            if message.ahead and message.index > self.applied_word():
+                self._world.point("results before their commit")
+            self._early.add(message)
         elif isinstance(message, ReadStates):
             self._invariants.confirmed(self._session, message.id, message.index)
             self._reads.confirmed(message.id, message.index)
@@ -198,6 +205,20 @@ class SimGateway:
     def applied_word(self) -> int:
         """Return the applied index as the board tells it."""
         return self._member.board.word("applier", ApplierMetric.APPLIED_INDEX)
+
+    def _later(self, seconds: float, callback: Callable[[], None]) -> None:
+        self._world.after(seconds, self._due, self._process.incarnation, callback)
+
+    def _due(self, incarnation: int, callback: Callable[[], None]) -> None:
+        process = self._process
+        if incarnation != process.incarnation or not process.alive:
+            return
+        if process.frozen_until > self._world.now:
+            self._world.at(process.frozen_until, self._due, incarnation, callback)
+            return
+        with process.running():
+            callback()
+            process.poke()
 
     def _send(self, message: Propose) -> bool:
         self._process.moment()

@@ -19,6 +19,7 @@ import raft.raw_node
 import raft.step
 import raft.tracker
 import storage.wal
+from actors.early import Early
 from actors.raft_node import RaftNode
 from actors.reads import Reads
 from kv.batch import Batch
@@ -229,6 +230,11 @@ def reads_of_the_only_voter_beside_learners() -> list[Change]:
     return [(RaftNode, "_note_sole_voter", note)]
 
 
+def results_are_told_before_their_commit() -> list[Change]:
+    """A gateway answers from results whose transaction may yet be rolled back."""
+    return [(Early, "add", lambda self, message: self._take(message))]
+
+
 def read_ids_begin_anew() -> list[Change]:
     """A new gateway's reads have the ids of its predecessor's."""
     begin = Reads.__post_init__
@@ -258,6 +264,7 @@ MUTANTS: Final[tuple[Callable[[], list[Change]], ...]] = (
     closed_sessions_are_served,
     results_name_the_member,
     reads_of_the_only_voter_beside_learners,
+    results_are_told_before_their_commit,
     read_ids_begin_anew,
 )
 

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 import actors.applier
+import actors.early
 import actors.raft_elections
 import actors.raft_feed
 import actors.raft_grant
@@ -487,6 +488,7 @@ def installed() -> Iterator[None]:
         (storage.wal_replay.Opening, "_read_tail", _read_tail),
         (actors.applier, "time", _Watching()),
         (actors.applier, "Ballast", _Ballast),
+        (actors.early, "LOOK_NS", 0),
         (actors.applier, "open_or_create", lambda directory: _database().open()),
         (actors.applier, "SqliteStore", lambda store: _database().adopt(store)),
         (actors.applier, "generation", lambda directory: _database().current),
