@@ -378,7 +378,7 @@ class RaftNode(Actor):
             self._send_outbox()  # first: the leader waits for it
         self._pull()
         self._send_outbox()
-        if self._requests:
+        if self._requests or not self._sole_voter:
             # A lone client of the only voter asks again as soon as it is answered.
             few = self._requests <= WATCHED_REQUESTS_MAX
             self.actor_inbox.lingers = few and self._sole_voter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -209,14 +210,21 @@ def test_it_waits_awake_for_a_lone_client_and_not_for_many(tmp_path: Path) -> No
     node.applied_to(AppliedTo(2))
     node.flush(Flush())
 
-    def lingers_after(number: int, requests: int) -> bool:
-        node.propose(Propose(9, number, requests, encode_batch(9, number, number, b"", [])))
+    def lingers() -> bool:
         node.flush(Flush())
         return node.actor_inbox.lingers
+
+    def lingers_after(number: int, requests: int) -> bool:
+        node.propose(Propose(9, number, requests, encode_batch(9, number, number, b"", [])))
+        return lingers()
 
     assert lingers_after(1, 1)
     assert not lingers_after(2, 100)
     assert lingers_after(102, 2)
-    node.flush(Flush())  # of a tick
-    assert node.actor_inbox.lingers
+    assert lingers()  # after a tick too
+
+    node._conf_state = replace(node._conf_state, learners=(2,))
+    node._sole_voter = False
+
+    assert not lingers()
     stop(node)
