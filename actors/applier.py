@@ -287,9 +287,11 @@ class Applier(Actor):
     def _settle(self) -> None:
         """Carry out what waits, commit what the log has committed."""
         self._hold()
-        if self._held is not None and self._held.requests <= WATCHED_REQUESTS_MAX:
-            self._tell_ahead(self._held)
-            self._watch_log(self._held)
+        held = self._held
+        if held is not None and held.requests <= WATCHED_REQUESTS_MAX:
+            if held.entries[-1].index > self._committed:
+                self._tell_ahead(held)
+            self._watch_log(held)
         while self._held is not None and self._held.entries[-1].index <= self._committed:
             self._commit(self._held)
             self._hold()

@@ -7,9 +7,12 @@ Peer messages (raft's own) travel as opaque bytes in PeerMessages.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any
+from typing import Any, Final
 
+from kv.operations import Operation
 from raft.message import message
+
+_AHEAD: Final = int(Operation.AHEAD)
 
 
 @message
@@ -84,6 +87,11 @@ class Applied:
     revision: int
     batches: list[list[Any]]
     ahead: int = 0
+
+    @property
+    def operations(self) -> int:
+        """What the recorder is told of it (kv.operations)."""
+        return _AHEAD if self.ahead else 0
 
 
 @message

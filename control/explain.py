@@ -8,7 +8,8 @@ stuck and the dead. A batch of requests is followed from its gateway's Propose (
 first request) to the raft node (by the sequence on the edge), to the first Apply sent after that,
 to the applier's Applied that names the batch, and back; or until the gateway found the answer in
 the database, when no message brought it. An only voter's Apply leaves before the log is synced:
-until that is done the time is the raft node's, whatever the applier does. Reads are followed by
+until that is done the time is the raft node's, whatever the applier does. Results that were sent
+before their COMMIT count if it came soon; otherwise they are sent again. Reads are followed by
 their ReadIndex. So a recorder that holds RECORDS messages explains about the last hundred batches.
 Only who has not answered a leader yet is asked of its raft node.
 """
@@ -29,7 +30,7 @@ from control.fault import milliseconds
 from control.observe import FROZEN, MemberView, Sample
 from control.peek import ask_actor
 from control.recorder import duration
-from kv.operations import operation_names
+from kv.operations import Operation, operation_names
 from transport.recorder import Kind, Record
 
 RAFT_NODE: Final = "raft-node"
@@ -142,11 +143,13 @@ class Explainer:
                 return record
         return None
 
-    def _answer(self, name: str, kind: str, gateway: str, sent: Record) -> Record | None:
-        """Find the message to a gateway that answers what the gateway sent."""
+    def _answer(
+        self, name: str, kind: str, gateway: str, sent: Record, ahead: int = 0
+    ) -> Record | None:
+        """Find the message to a gateway that answers what it sent, or that came `ahead` of it."""
         peer, tag = self._positions[gateway], self._types.get(kind)
         for record in self._edges.get((name, Kind.OUT, peer), ()):
-            if record.tag != tag:
+            if record.tag != tag or record.operations & Operation.AHEAD != ahead:
                 continue
             if record.time_ns < sent.time_ns or not record.correlation:
                 continue
@@ -156,6 +159,16 @@ class Explainer:
             if first <= sent.correlation <= last:
                 return record
         return None
+
+    def _told_ahead(self, gateway: str, sent: Record, apply: Record | None) -> Record | None:
+        """Find results that were sent before their COMMIT, if that has come in time since.
+
+        If it has not, they are sent again when it has.
+        """
+        committed = self._view.raft("committed")
+        if apply is not None and committed < apply.correlation + apply.items - 1:
+            return None
+        return self._answer(APPLIER, "Applied", gateway, sent, Operation.AHEAD)
 
     def _found(self, gateway: str, sent: Record) -> Record | None:
         """Find the gateway's note that it looked the answer up, unless a message came before."""
@@ -188,6 +201,9 @@ class Explainer:
         else:
             way.to(RAFT_NODE, "in the mailbox", raft.time_ns)
             apply = self._sent_after(RAFT_NODE, "Apply", APPLIER, raft.time_ns)
+        if answer is None:
+            answer = self._told_ahead(gateway, sent, apply)
+        if raft is not None:
             if answer is None and apply is None:
                 self._through_raft(way, raft.time_ns, self._now)
             where = (RAFT_NODE, AT_WORK)

@@ -29,6 +29,8 @@ class Operation(IntFlag):
     """What a member publishes of itself, and the cluster's version."""
     SESSION = 1 << 11
     """A gateway opens its session."""
+    AHEAD = 1 << 14
+    """None of a client's: results that were sent before their COMMIT."""
     OTHER = 1 << 15
 
 

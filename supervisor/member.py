@@ -107,6 +107,7 @@ RAFT_WORDS: Final = {
     "leader": RaftMetric.LEADER,
     "alone": RaftMetric.SOLE_VOTER,
     "sync_since_ns": RaftMetric.SYNC_SINCE_NS,
+    "committed": RaftMetric.COMMITTED_INDEX,
 }
 """What `troupectl explain` wants to know of the raft node."""
 

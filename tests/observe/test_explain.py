@@ -318,6 +318,54 @@ def test_a_sync_whose_flush_goes_on_after_the_answer_is_told_too(story: Story) -
     assert str(story.explained()["verdict"]).endswith("249.0 ms in raft-node, syncing the log")
 
 
+def ahead(story: Story, *, committed: int) -> None:
+    """A put whose results are sent at 4 ms, while its log is being synced."""
+    info = json.loads((story.paper.run_dir / "info.json").read_text())
+    (story.paper.run_dir / "info.json").write_text(json.dumps(info | {"raft": {"committed": 400}}))
+    story.paper.board.set("raft-node", 400, committed)
+    story.sent("gateway-0", "raft-node", Propose, 0, 41, 9)
+    story.handled("raft-node", "gateway-0", Propose, 1, 41, 9, wait=1)
+    story.sent("raft-node", "applier", Apply, 2, 70, 5)
+    story.handled("applier", "raft-node", Apply, 3, 70, 5, wait=1)
+    early = int(Operation.AHEAD)
+    story.sent("applier", "gateway-0", Applied, 4, 41, 3, operations=early)
+    story.handled("gateway-0", "applier", Applied, 5, 41, 3, wait=1, work=0.5)
+
+
+def test_results_that_came_before_their_commit_end_a_request_that_was_committed_soon(
+    story: Story,
+) -> None:
+    ahead(story, committed=70)
+
+    one = story.explained()
+
+    assert one["finished"]
+    assert one["total_ns"] == 5.5 * MS
+
+
+def test_results_that_came_before_their_commit_end_nothing_while_it_does_not_come(
+    story: Story,
+) -> None:
+    ahead(story, committed=69)
+
+    one = story.explained()
+
+    assert not one["finished"]
+    assert str(one["verdict"]).startswith("not answered for 10.")
+
+
+def test_results_that_are_sent_again_when_they_are_committed_count_from_then(story: Story) -> None:
+    ahead(story, committed=70)
+    story.flushed("raft-node", 1.1, 250)
+    story.sent("applier", "gateway-0", Applied, 253, 41, 4)
+    story.handled("gateway-0", "applier", Applied, 254, 41, 4, wait=1, work=0.5)
+
+    one = story.explained()
+
+    assert one["total_ns"] == 254.5 * MS
+    assert str(one["verdict"]).endswith("in raft-node, syncing the log")
+
+
 def test_a_sync_that_goes_on_is_told_as_such(story: Story) -> None:
     sent_ahead(story)
     board = story.paper.board
