@@ -32,7 +32,7 @@ ACTORS = (
 )  # fmt: skip
 
 
-def kill_member(folder: Path, count: int, seed: int) -> None:
+def kill_member(folder: Path, count: int, seed: int, writers: int = WRITERS) -> None:
     chance = Random(seed)
     with Member(folder) as member:
 
@@ -40,14 +40,14 @@ def kill_member(folder: Path, count: int, seed: int) -> None:
             time.sleep(chance.uniform(0.0, 0.2))  # the random moment
             member.restart()
 
-        done = rounds(member.endpoint, count, WRITERS, strike)
+        done = rounds(member.endpoint, count, writers, strike)
     acknowledged = sum(load.acknowledged for load in done)
     unknown = sum(len(record.unknown) for load in done for record in load.records)
     kept = sum(load.kept_unknown for load in done)
     print(  # noqa: T201
         f"{count} kills: {acknowledged} acknowledged, all kept; {unknown} not, {kept} of them kept"
     )
-    assert acknowledged >= 2 * WRITERS * count
+    assert acknowledged >= 2 * writers * count
 
 
 def pid_of(member: Member, actor: str) -> int:
@@ -73,7 +73,9 @@ class Pace:
         struck.append(time.monotonic())
 
 
-def kill_actors(folder: Path, actors: Sequence[str], count: int, seed: int) -> None:
+def kill_actors(
+    folder: Path, actors: Sequence[str], count: int, seed: int, writers: int = WRITERS
+) -> None:
     """Kill each of the actors `count` times, one a round and each in its turn."""
     chance, pace = Random(seed), Pace()
     if not Member(folder).is_trouped:
@@ -85,9 +87,9 @@ def kill_actors(folder: Path, actors: Sequence[str], count: int, seed: int) -> N
             pace.wait(actor)
             time.sleep(chance.uniform(0.0, 0.1))  # the random moment
             os.kill(pid_of(member, actor), signal.SIGKILL)
-            load.wait_for(5 * WRITERS)
+            load.wait_for(5 * writers)
 
-        done = rounds(member.endpoint, count * len(actors), WRITERS, strike)
+        done = rounds(member.endpoint, count * len(actors), writers, strike)
         assert member.process is not None
         assert member.process.poll() is None
     for place, actor in enumerate(actors):
@@ -118,6 +120,18 @@ def test_what_was_acknowledged_survives_kills_of_an_actor(tmp_path: Path, actor:
 @pytest.mark.slow
 def test_what_was_acknowledged_survives_100_kills_of_every_actor(tmp_path: Path) -> None:
     kill_actors(tmp_path, ACTORS, ROUNDS_SLOW, seed=4)
+
+
+def test_what_a_lone_client_was_told_survives_kills(tmp_path: Path) -> None:
+    """Its results travel before their COMMIT (actors/early.py)."""
+    kill_member(tmp_path / "a", ROUNDS, seed=5, writers=1)
+    kill_actors(tmp_path / "b", ["raft-node", "applier", "gateway-0"], 2, seed=6, writers=1)
+
+
+@pytest.mark.slow
+def test_what_a_lone_client_was_told_survives_100_kills(tmp_path: Path) -> None:
+    kill_member(tmp_path / "a", ROUNDS_SLOW, seed=7, writers=1)
+    kill_actors(tmp_path / "b", ["raft-node", "applier", "gateway-0"], ROUNDS_SLOW, 8, writers=1)
 
 
 class Kept(Client):
