@@ -94,7 +94,6 @@ class _Held:
     lease_facts: list[LeaseFact]
     told: list[str] = field(default_factory=list)
     """Gateways that have the results and wait for nothing but the board's word."""
-    told_once: bool = False
 
 
 class Applier(Actor):
@@ -286,10 +285,11 @@ class Applier(Actor):
 
     def _settle(self) -> None:
         """Carry out what waits, commit what the log has committed."""
+        before = self._held
         self._hold()
         held = self._held
         if held is not None and held.requests <= WATCHED_REQUESTS_MAX:
-            if held.entries[-1].index > self._committed:
+            if held is not before and held.entries[-1].index > self._committed:
                 self._tell_ahead(held)
             self._watch_log(held)
         while self._held is not None and self._held.entries[-1].index <= self._committed:
@@ -323,12 +323,8 @@ class Applier(Actor):
     def _tell_ahead(self, held: _Held) -> None:
         """Send results on their way before the COMMIT: they and it take about equally long.
 
-        Only once per transaction, and only for few requests, whose gateways look at the board for
-        the COMMIT meanwhile (early.py).
+        Only for few requests, whose gateways look at the board for the COMMIT meanwhile (early.py).
         """
-        if held.told_once:
-            return
-        held.told_once = True
         ahead = self._words[self._metrics + ApplierMetric.ROLLBACKS]
         for gateway, own in held.batches.items():
             held.told.append(gateway)

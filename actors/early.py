@@ -47,9 +47,6 @@ class Early:
         self._pause = 0.0  # until it looks again; 0.0: nobody is to call back
         self._pass = 0
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
     def add(self, message: Applied) -> None:
         """Take a message now, or as soon as it is good."""
         if not (message.ahead or self._waiting):
@@ -88,13 +85,12 @@ class Early:
         words, waiting = self._words, self._waiting
         while waiting:
             first = waiting[0]
-            if first.ahead:
-                if first.index > words[self._applied]:
-                    if first.ahead == words[self._rollbacks]:
-                        return
-                elif first.ahead == words[self._rollbacks]:
-                    self._take(waiting.popleft())
-                    continue
-                waiting.popleft()  # void: it is sent again, or asked for
-            else:
-                self._take(waiting.popleft())
+            applied = words[
+                self._applied
+            ]  # read before the rollbacks, which come before
+            void = first.ahead not in (0, words[self._rollbacks])
+            if first.ahead and not void and first.index > applied:
+                return
+            waiting.popleft()
+            if not void:  # else it is sent again, or asked for
+                self._take(first)

@@ -148,7 +148,7 @@ class MemberView:
         )
 
     def raft(self, word: str) -> int:
-        """Return a word of the raft node: member, leader, alone, committed; 0 if unknown."""
+        """Return a word of the raft node, of those in supervisor.member; 0 if it has none."""
         return self.board.get("raft-node", self._raft[word]) if word in self._raft else 0
 
     def doing_operations(self, name: str) -> int:
