@@ -85,9 +85,7 @@ class Early:
         words, waiting = self._words, self._waiting
         while waiting:
             first = waiting[0]
-            applied = words[
-                self._applied
-            ]  # read before the rollbacks, which come before
+            applied = words[self._applied]  # to be read before the other word
             void = first.ahead not in (0, words[self._rollbacks])
             if first.ahead and not void and first.index > applied:
                 return
