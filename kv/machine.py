@@ -183,7 +183,7 @@ class Machine:
         """Bring everything into the store's transaction; commit follows."""
         self._writer.sync()
         self._progress.hash = self._writer.hash
-        self._sessions.flush(self._progress.applied_index)
+        self._sessions.flush()
         self._store.save_progress(self._progress)
 
     # --- sessions ---------------------------------------------------------------------------------

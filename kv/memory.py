@@ -150,19 +150,21 @@ class MemoryStore:
         """See Store."""
         self._data.state.sessions[session.id] = copy.copy(session)
         kept = self._data.kept.setdefault(session.id, {})
-        for index, runs in list(kept.items()):
-            last_id = max(first_id + len(results) - 1 for first_id, results in runs)
+        for first_id, runs in list(kept.items()):
+            last_id = max(first + len(results) - 1 for first, results in runs)
             if session.closed or last_id < session.mark:
-                del kept[index]
+                del kept[first_id]
 
     def delete_session(self, session_id: int) -> None:
         """See Store."""
         self._data.state.sessions.pop(session_id, None)
         self._data.kept.pop(session_id, None)
 
-    def add_results(self, session_id: int, index: int, results: KeptResults) -> None:
+    def keep_results(self, session: Session, results: KeptResults) -> None:
         """See Store."""
-        self._data.kept.setdefault(session_id, {})[index] = copy.deepcopy(results)
+        self.save_session(session)
+        first_id = min(first for first, _ in results)
+        self._data.kept[session.id][first_id] = copy.deepcopy(results)
 
     def results(self, session_id: int, first_id: int, last_id: int) -> dict[int, Kept]:
         """See Store."""

@@ -28,12 +28,13 @@ CLOSED: Final = -SESSION_CLOSED.number
 class Sessions:
     """The sessions of a store, and what the open transaction changes of them."""
 
-    __slots__ = ("_changed", "_sessions", "_store")
+    __slots__ = ("_changed", "_opened", "_sessions", "_store")
 
     def __init__(self, store: Store, sessions: dict[int, Session]) -> None:
         self._store = store
         self._sessions = sessions
         self._changed: dict[int, KeptResults] = {}
+        self._opened: set[int] = set()
 
     def get(self, session_id: int) -> Session | None:
         """Return an open session."""
@@ -56,6 +57,7 @@ class Sessions:
             self._close(session)
         self._sessions[session_id] = Session(session_id, member_id, slot)
         self._changed[session_id] = []
+        self._opened.add(session_id)
         return True
 
     def close_member(self, member_id: int) -> None:
@@ -107,13 +109,15 @@ class Sessions:
         else:
             changed.append((first_id, results))
 
-    def flush(self, index: int) -> None:
-        """Write what the transaction changed; `index` is its last entry's."""
+    def flush(self) -> None:
+        """Write what the transaction changed."""
         for session_id, runs in self._changed.items():
             session = self._sessions[session_id]
-            self._store.save_session(session)
             if not session.closed:
                 runs = [run for run in runs if run[0] + len(run[1]) > session.mark]
-                if runs:
-                    self._store.add_results(session_id, index, runs)
+            if session.closed or not runs or session_id in self._opened:
+                self._store.save_session(session)
+            if runs and not session.closed:
+                self._store.keep_results(session, runs)
         self._changed = {}
+        self._opened.clear()

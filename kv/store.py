@@ -182,17 +182,23 @@ class Store(Reads, Protocol):
         ...
 
     def save_session(self, session: Session) -> None:
-        """Add a session or change it; results below its mark go, all of them if it is closed."""
+        """Add a session or change it; if it is closed, its results go."""
         ...
 
     def delete_session(self, session_id: int) -> None:
         """Remove a session and its results."""
         ...
 
-    def add_results(self, session_id: int, index: int, results: KeptResults) -> None:
-        """Keep the results that entries up to `index` gave a session since its last row."""
+    def keep_results(self, session: Session, results: KeptResults) -> None:
+        """Keep results of a session that was saved, and its mark and highest request.
+
+        Results all of whose runs are below a session's mark may go.
+        """
         ...
 
     def results(self, session_id: int, first_id: int, last_id: int) -> dict[int, Kept]:
-        """Return the kept results of a session with ids in [first_id, last_id]."""
+        """Return the kept results of a session with ids in [first_id, last_id].
+
+        Those below the mark may be there or not.
+        """
         ...

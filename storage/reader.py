@@ -28,8 +28,8 @@ from storage.leases import load_lease, load_lease_ids, load_lease_keys, load_lea
 from storage.queries import NEWEST, Queries
 from storage.scan import HashScan, Scan, ScanPool
 from storage.schema import signed
+from storage.sessions import load_results
 from storage.store import (
-    kept_results,
     load_alarms,
     load_cluster_version,
     load_conf_state,
@@ -132,7 +132,7 @@ class View:
         if not wanted:
             return {}
         found: dict[int, Result] = {}
-        for request_id, kept in kept_results(
+        for request_id, kept in load_results(
             self._queries, session_id, min(wanted), max(wanted)
         ).items():
             if request_id not in wanted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """PRAGMA user_version. A database of another format is refused."""
 
 APPLICATION_ID: Final = 0x74726F75  # "trou"
@@ -61,7 +61,8 @@ CREATE TABLE alarms (
     alarm INTEGER NOT NULL,
     PRIMARY KEY (member_id, alarm)
 ) WITHOUT ROWID;
--- Sessions in the order they were opened; closed ones are remembered for a while.
+-- Sessions in the order they were opened; closed ones are remembered for a while. A mark and a
+-- highest request in session_results may be above those here.
 CREATE TABLE sessions (
     place INTEGER PRIMARY KEY,
     id INTEGER NOT NULL UNIQUE,
@@ -71,16 +72,17 @@ CREATE TABLE sessions (
     highest INTEGER NOT NULL,
     closed INTEGER NOT NULL
 );
--- Results above the mark: one row per session and transaction, `index` is the transaction's last
--- entry. `results` is msgpack, runs of (first id, results).
+-- One row per session and transaction, written over by the session's next one when all its requests
+-- have been answered (last_id is below its mark). `mark` is the session's at that time; `results`
+-- is msgpack, runs of (first id, results).
 CREATE TABLE session_results (
+    number INTEGER PRIMARY KEY,
     session INTEGER NOT NULL,
-    applied_index INTEGER NOT NULL,
+    mark INTEGER NOT NULL,
     first_id INTEGER NOT NULL,
     last_id INTEGER NOT NULL,
-    results BLOB NOT NULL,
-    PRIMARY KEY (session, applied_index)
-) WITHOUT ROWID;
+    results BLOB NOT NULL
+);
 INSERT INTO progress VALUES (1, 0, 0, 1, -1, 0);
 """
 

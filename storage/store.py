@@ -14,13 +14,13 @@ import apsw
 import msgpack
 
 from kv.cluster import Member
-from kv.store import HistoryRow, Kept, KeptResults, Latest, Progress, Session, State
+from kv.store import HistoryRow, Latest, Progress, State
 from raft.state import ConfState
 from storage.database import BUSY_MILLISECONDS, PAGE_BYTES
 from storage.failures import DISK_ERRORS, is_for_space
-from storage.leases import LeaseTable
 from storage.queries import Queries
 from storage.schema import signed, unsigned
+from storage.sessions import SessionTable
 
 _LOG_HEADER_BYTES: Final = 32  # of the -wal file; before each of its pages stand 24 more
 _FRAME_BYTES: Final = 24 + PAGE_BYTES
@@ -34,14 +34,9 @@ _PROGRESS: Final = (
     "UPDATE progress SET applied_index = ?, applied_term = ?, revision = ?, "
     "compact_revision = ?, hash = ? WHERE one = 1"
 )
-_UPSERT_SESSION: Final = (
-    "INSERT INTO sessions (id, member_id, slot, mark, highest, closed) VALUES (?, ?, ?, ?, ?, ?) "
-    "ON CONFLICT (id) DO UPDATE SET "
-    "mark = excluded.mark, highest = excluded.highest, closed = excluded.closed"
-)
 
 
-class SqliteStore(LeaseTable):
+class SqliteStore(SessionTable):
     """Implements kv.store.Store on the writer's connection."""
 
     __slots__ = ("_connection", "_frames", "executemany")
@@ -144,7 +139,17 @@ class SqliteStore(LeaseTable):
 
     def load(self) -> State:
         """See Store."""
-        return load_state(self)
+        ((progress),) = self.execute(
+            "SELECT applied_index, applied_term, revision, compact_revision, hash FROM progress"
+        ).fetchall()
+        return State(
+            Progress(*progress),
+            load_conf_state(self),
+            load_cluster_version(self),
+            {member.id: member for member in load_members(self)},
+            set(load_alarms(self)),
+            self.load_sessions(),
+        )
 
     def save_progress(self, progress: Progress) -> None:
         """See Store."""
@@ -211,48 +216,6 @@ class SqliteStore(LeaseTable):
             "INSERT INTO alarms VALUES (?, ?)", [(signed(m), alarm) for m, alarm in alarms]
         )
 
-    # --- sessions ---------------------------------------------------------------------------------
-
-    def save_session(self, session: Session) -> None:
-        """See Store."""
-        name = signed(session.id)
-        self.execute(
-            _UPSERT_SESSION,
-            (
-                name,
-                signed(session.member_id),
-                session.slot,
-                session.mark,
-                session.highest,
-                session.closed,
-            ),
-        )
-        if session.closed:
-            self.execute("DELETE FROM session_results WHERE session = ?", (name,))
-        else:
-            self.execute(
-                "DELETE FROM session_results WHERE session = ? AND last_id < ?",
-                (name, session.mark),
-            )
-
-    def delete_session(self, session_id: int) -> None:
-        """See Store."""
-        self.execute("DELETE FROM sessions WHERE id = ?", (signed(session_id),))
-        self.execute("DELETE FROM session_results WHERE session = ?", (signed(session_id),))
-
-    def add_results(self, session_id: int, index: int, results: KeptResults) -> None:
-        """See Store."""
-        first_id = min(first for first, _ in results)
-        last_id = max(first + len(run) - 1 for first, run in results)
-        self.execute(
-            "INSERT INTO session_results VALUES (?, ?, ?, ?, ?)",
-            (signed(session_id), index, first_id, last_id, msgpack.packb(results)),
-        )
-
-    def results(self, session_id: int, first_id: int, last_id: int) -> dict[int, Kept]:
-        """See Store."""
-        return kept_results(self, session_id, first_id, last_id)
-
     def pruned_to(self) -> int:
         """Return the compact revision up to which history has been pruned; -1 for none."""
         return meta(self, "pruned_to", -1)
@@ -306,40 +269,3 @@ def load_alarms(queries: Queries) -> list[tuple[int, int]]:
     """Return (member id, alarm type) of every raised alarm."""
     rows = queries.execute("SELECT member_id, alarm FROM alarms").fetchall()
     return sorted((unsigned(member_id), alarm) for member_id, alarm in rows)
-
-
-def load_state(queries: Queries) -> State:
-    """Return everything but the keys."""
-    ((progress),) = queries.execute(
-        "SELECT applied_index, applied_term, revision, compact_revision, hash FROM progress"
-    ).fetchall()
-    sessions = queries.execute(
-        "SELECT id, member_id, slot, mark, highest, closed FROM sessions ORDER BY place"
-    ).fetchall()
-    return State(
-        Progress(*progress),
-        load_conf_state(queries),
-        load_cluster_version(queries),
-        {member.id: member for member in load_members(queries)},
-        set(load_alarms(queries)),
-        {
-            unsigned(row): Session(
-                unsigned(row), unsigned(member_id), slot, mark, highest, bool(closed)
-            )
-            for row, member_id, slot, mark, highest, closed in sessions
-        },
-    )
-
-
-def kept_results(queries: Queries, session_id: int, first_id: int, last_id: int) -> dict[int, Kept]:
-    """Return the kept results of a session with ids in [first_id, last_id]."""
-    found: dict[int, Kept] = {}
-    for (packed,) in queries.execute(
-        "SELECT results FROM session_results WHERE session = ? AND first_id <= ? AND last_id >= ?",
-        (signed(session_id), last_id, first_id),
-    ).fetchall():
-        for run_first, results in msgpack.unpackb(packed):
-            for request_id, result in enumerate(results, run_first):
-                if first_id <= request_id <= last_id:
-                    found[request_id] = result if isinstance(result, int) else tuple(result)
-    return found

@@ -181,3 +181,26 @@ def test_two_checkpointers_are_an_ordinary_thing(tmp_path: Path) -> None:
     assert first.run().durable_index == second.run().durable_index == 1
     assert not first.reopen()
     driver.close()
+
+
+def test_statements_stay_prepared_from_one_batch_to_the_next(tmp_path: Path) -> None:
+    driver = filled(tmp_path)
+    driver.open_session(5)
+
+    def batch(number: int) -> None:
+        requests = [
+            PutRequest(key=b"%d" % key, value=b"v").SerializeToString()
+            for key in range(number, number + 80)
+        ]
+        first_id = 1 + 80 * number
+        driver.entries(encode_batch(5, first_id, first_id, bytes([Op.PUT] * 80), requests))
+
+    batch(0)
+    connection = driver.store._connection
+    before = connection.cache_stats()["misses"]
+
+    for number in range(1, 10):
+        batch(number)
+
+    assert connection.cache_stats()["misses"] == before
+    driver.close()
