@@ -7,10 +7,10 @@ Rules, for every batch, a retry or not, since a retry may be ordered before the 
    for a whole batch.
 4. Any other is looked up: its first result again, or, if there is none, it is new.
 
-Results are kept per transaction and session, in the transaction that gave them, until the mark
-passes them; of a big one only where to find it again (recall.py). Opening a session closes every
-earlier one of the same member and slot for ever, the removal of a member all of its; the last few
-closed ones are remembered, so that a late copy of their opening opens nothing.
+Results are kept per transaction and session, in the transaction that gave them, at least until the
+mark passes them; of a big one only where to find it again (recall.py). Opening a session closes
+every earlier one of the same member and slot for ever, the removal of a member all of its; the last
+few closed ones are remembered, so that a late copy of their opening opens nothing.
 """
 
 from __future__ import annotations
