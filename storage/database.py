@@ -29,7 +29,8 @@ FIRST_FILE: Final = "db.0-0"
 PAGE_BYTES: Final = 4096
 CACHE_KIB: Final = 32 * 1024
 BUSY_MILLISECONDS: Final = 5000
-STATEMENTS_KEPT: Final = 200
+STATEMENTS_KEPT: Final = 100
+STATEMENTS_KEPT_WRITING: Final = 200
 """Prepared statements of a connection. apsw keeps one in a new place after each row of executemany,
 so those of a batch of some 90 puts push each other out of fewer; looking through more takes time.
 """
@@ -249,9 +250,8 @@ def _connect(path: Path, *, writable: bool, make: bool = False) -> apsw.Connecti
         flags |= apsw.SQLITE_OPEN_CREATE
     try:
         vfs = default_vfs(writable=writable)
-        connection = apsw.Connection(
-            os.fspath(path), flags=flags, vfs=vfs, statementcachesize=STATEMENTS_KEPT
-        )
+        kept = STATEMENTS_KEPT_WRITING if writable else STATEMENTS_KEPT
+        connection = apsw.Connection(os.fspath(path), flags=flags, vfs=vfs, statementcachesize=kept)
     except apsw.CantOpenError as error:
         raise DatabaseError(f"{path} can't be opened: {error}") from error
     connection.set_busy_timeout(BUSY_MILLISECONDS)
