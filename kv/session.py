@@ -28,13 +28,12 @@ CLOSED: Final = -SESSION_CLOSED.number
 class Sessions:
     """The sessions of a store, and what the open transaction changes of them."""
 
-    __slots__ = ("_changed", "_opened", "_sessions", "_store")
+    __slots__ = ("_changed", "_sessions", "_store")
 
     def __init__(self, store: Store, sessions: dict[int, Session]) -> None:
         self._store = store
         self._sessions = sessions
         self._changed: dict[int, KeptResults] = {}
-        self._opened: set[int] = set()
 
     def get(self, session_id: int) -> Session | None:
         """Return an open session."""
@@ -55,9 +54,8 @@ class Sessions:
             self._forget(session.id)
         for session in earlier:
             self._close(session)
-        self._sessions[session_id] = Session(session_id, member_id, slot)
-        self._changed[session_id] = []
-        self._opened.add(session_id)
+        session = self._sessions[session_id] = Session(session_id, member_id, slot)
+        self._store.save_session(session)
         return True
 
     def close_member(self, member_id: int) -> None:
@@ -113,11 +111,9 @@ class Sessions:
         """Write what the transaction changed."""
         for session_id, runs in self._changed.items():
             session = self._sessions[session_id]
-            if not session.closed:
-                runs = [run for run in runs if run[0] + len(run[1]) > session.mark]
-            if session.closed or not runs or session_id in self._opened:
-                self._store.save_session(session)
+            runs = [run for run in runs if run[0] + len(run[1]) > session.mark]
             if runs and not session.closed:
                 self._store.keep_results(session, runs)
+            else:
+                self._store.save_session(session)
         self._changed = {}
-        self._opened.clear()
