@@ -4,7 +4,8 @@ Read-only (but for faults, see debug_faults.py) and without values: everything c
 the recorders and the actors' own summaries. It answers while any other actor is stuck or dead. What
 may take milliseconds (memory maps, questions to other processes) runs on threads of its own: the
 event loop never waits for it. Each answer ends its connection: a page that was served by a gateway
-that is stuck now finds another one with its next question.
+that is stuck now finds another one with its next question. A page that fails is logged and answered
+with 500, as by Go's net/http: it has only looked, and what clients are served by goes on.
 
     /debug/actors                         the page
     /debug/actors/tree.json top.json edges.json events.json explain.json slow.json crashes.json
@@ -30,13 +31,14 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from actors import debug_faults
-from actors.debug_streams import EventStreams
+from actors.debug_streams import EventStreams, page_failed
 from actors.debug_vars import expvars
 from api.http1 import NOT_FOUND, HttpRoutes, Request, Response
 from control import crash, edges, explain, peek, recorder, state, tap, top, tree
 from control.fault import milliseconds
 from control.observe import EdgeSample, MemberView, ObserveError, Sample
 from transport.control import ControlTimeoutError
+from transport.log import Logger
 
 ROOT: Final = "/debug/actors"
 JSON: Final = "application/json"
@@ -85,12 +87,13 @@ class Rates(Generic[T]):
 class ActorPages:
     """The pages of one member, served by one gateway."""
 
-    def __init__(self, run_dir: Path, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, run_dir: Path, loop: asyncio.AbstractEventLoop, log: Logger) -> None:
         self._run_dir = run_dir
         self._loop = loop
+        self._log = log
         self._threads: ThreadPoolExecutor | None = None
         self._waiting = 0
-        self._streams = EventStreams(loop, _HEADERS)
+        self._streams = EventStreams(loop, _HEADERS, log)
         self._opened: MemberView | None = None
         self._top: Rates[dict[str, Sample]] = Rates(self._samples)
         self._edges: Rates[list[EdgeSample]] = Rates(lambda: list(self._view().edges()))
@@ -187,7 +190,7 @@ class ActorPages:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="debug")
         self._waiting += 1
-        self._threads.submit(_answered, work).add_done_callback(
+        self._threads.submit(self._answered, request.path, work).add_done_callback(
             lambda done: self._loop.call_soon_threadsafe(self._reply, request, done)
         )
         return None
@@ -202,6 +205,14 @@ class ActorPages:
         return self._opened
 
     # --- on the threads ---------------------------------------------------------------------------
+
+    def _answered(self, path: str, work: Callable[[], Any]) -> Response:
+        try:
+            return _json(work())
+        except (ObserveError, ControlTimeoutError) as error:
+            return _failed(str(error) or "no answer")
+        except Exception as error:  # noqa: BLE001 - as net/http recovers a handler: it only looks
+            return _failed(page_failed(self._log, path, error), 500)
 
     def _samples(self) -> dict[str, Sample]:
         view = self._view()
@@ -232,13 +243,6 @@ class ActorPages:
         seen: list[dict[str, Any]] = []
         tap.tap(self._view(), name, seen.append, limit=TAP_MESSAGES, seconds=TAP_SECONDS)
         return seen
-
-
-def _answered(work: Callable[[], Any]) -> Response:
-    try:
-        return _json(work())
-    except (ObserveError, ControlTimeoutError) as error:
-        return _failed(str(error) or "no answer")
 
 
 def _json(found: Any) -> Response:

@@ -17,13 +17,16 @@ import asyncio
 import json
 import threading
 import time
+import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from api.http1 import Request, Response
 from control import events, tap
 from control.observe import MemberView, ObserveError
 from transport.control import ControlTimeoutError
+from transport.log import Logger
 
 STREAMS_MAX: Final = 8
 """Of one gateway; each is a thread and a connection."""
@@ -39,15 +42,27 @@ def told(data: Any, *, event: str = "", number: str = "") -> str:
     return f"{head}data: {json.dumps(data, separators=(',', ':'))}\n\n"
 
 
+def page_failed(log: Logger, page: str, error: Exception) -> str:
+    """Log a defect of a page, which ends nothing but its answer; return what the asker is told."""
+    text = f"{type(error).__name__}: {error}"
+    stack = "".join(traceback.format_exception(error))
+    log.error("a debug page failed", page=page, error=text, stack=stack)
+    return text
+
+
 class EventStreams:
     """The open streams of one gateway. Used by the event loop."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, headers: tuple[tuple[str, str], ...]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        headers: tuple[tuple[str, str], ...],
+        log: Logger,
     ) -> None:
         """`headers` are sent besides the content type."""
         self._loop = loop
         self._headers = headers
+        self._log = log
         self._open: set[_Stream] = set()
 
     def __len__(self) -> int:
@@ -73,8 +88,19 @@ class EventStreams:
         stream = _Stream(request, self._loop, self._open)
         request.on_close = request.on_drain = stream.end
         request.begin(Response(200, b"retry: 1000\n\n", _TYPE, self._headers))
-        threading.Thread(target=_tell, args=(tell, stream), name="stream", daemon=True).start()
+        told_by = partial(self._tell, request.path, tell, stream)
+        threading.Thread(target=told_by, name="stream", daemon=True).start()
         return None
+
+    def _tell(self, path: str, tell: Callable[[_Stream], None], stream: _Stream) -> None:
+        """Run on a stream's thread."""
+        try:
+            tell(stream)
+        except (ObserveError, ControlTimeoutError) as error:
+            stream.send(told({"error": str(error) or "no answer"}, event="failed"))
+        except Exception as error:  # noqa: BLE001 - as net/http recovers a handler: it only looks
+            stream.send(told({"error": page_failed(self._log, path, error)}, event="failed"))
+        stream.finish()
 
 
 class _Stream:
@@ -139,14 +165,6 @@ class _Stream:
             self._loop.call_soon_threadsafe(what)
         except RuntimeError:  # the loop has been closed: so has the server
             self._over.set()
-
-
-def _tell(tell: Callable[[_Stream], None], stream: _Stream) -> None:
-    try:
-        tell(stream)
-    except (ObserveError, ControlTimeoutError) as error:
-        stream.send(told({"error": str(error) or "no answer"}, event="failed"))
-    stream.finish()
 
 
 class _Silence:

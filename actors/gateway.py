@@ -217,7 +217,7 @@ class Gateway(LoopActor):
     def _make_pages(self) -> MemberPages:
         memory = ActorMemory(self.board, self.loop)
         collector = MemberCollector(self.board, self._status, self._calls.total, memory.pss_bytes)
-        debug = ActorPages(self.context.run_dir, self.loop)
+        debug = ActorPages(self.context.run_dir, self.loop, self.log)
         return MemberPages(
             self.read, self._reader, self._status, collector, self.count, debug, memory
         )

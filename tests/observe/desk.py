@@ -11,6 +11,7 @@ from actors.wire import codec
 from control.observe import MemberView
 from transport.counters import Board, Cell, State
 from transport.links import Links
+from transport.log import Logger
 
 NAMES = ("root", "applier", "raft-node", "gateway-0")
 
@@ -43,6 +44,18 @@ class Paper:
     def close(self) -> None:
         for player in self.players:
             player.links.close()
+
+
+class LogFile(Logger):
+    """A log that can be read."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "log"
+        self._file = self._path.open("wb")
+        super().__init__(self._file.fileno(), "gateway-0")
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._path.read_bytes().splitlines()]
 
 
 class Player:

@@ -15,13 +15,15 @@ from typing import Any
 
 import pytest
 
+from actors.debug_pages import ActorPages
 from actors.debug_streams import ALIVE_SECONDS, STREAMS_MAX, EventStreams, told
-from api.http1 import Response
+from api.http1 import Http1Connection, HttpRoutes, Response
+from api.http2 import Limits
 from control.events import EventReader, event_id
 from etcdpb import rpc_pb2 as pb
 from tests.client import Client
 from tests.member import Member
-from tests.observe.desk import Paper
+from tests.observe.desk import LogFile, Paper
 from tests.supervisor.toys import eventually
 from transport.control import ControlServer
 
@@ -163,6 +165,7 @@ class Listener:
 
     def __init__(self, method: str = "GET") -> None:
         self.method = method
+        self.path = "/debug/actors/tap/applier"
         self.headers: dict[str, str] = {}
         self.query: dict[str, list[str]] = {}
         self.writable = True
@@ -220,7 +223,7 @@ def test_a_reader_that_does_not_read_is_sent_nothing_and_told_what_it_missed(
     tmp_path: Path,
 ) -> None:
     loop, request, speaker = asyncio.new_event_loop(), Listener(), Speaker(tmp_path, "applier")
-    streams = EventStreams(loop, ())
+    streams = EventStreams(loop, (), LogFile(tmp_path))
     streams.tap(request, Paper(tmp_path).view(), "applier")  # type: ignore[arg-type]
     turn(loop, lambda: len(request.data()) > 1)
 
@@ -241,9 +244,45 @@ def test_a_reader_that_does_not_read_is_sent_nothing_and_told_what_it_missed(
     loop.close()
 
 
+def test_a_stream_that_fails_is_logged_and_ends(tmp_path: Path) -> None:
+    answers = {"tap": lambda _: {"tap": 1}, "tap-read": lambda _: {}, "tap-stop": lambda _: {}}
+    ControlServer(tmp_path / "applier.ctl", answers).start()
+    loop, request, log = asyncio.new_event_loop(), Listener(), LogFile(tmp_path)
+    streams = EventStreams(loop, (), log)
+
+    streams.tap(request, Paper(tmp_path).view(), "applier")  # type: ignore[arg-type]
+    turn(loop, lambda: request.ended)
+
+    assert "KeyError" in request.data()[-1]["error"]
+    assert len(streams) == 0
+    (line,) = log.lines()
+    assert line["page"] == request.path
+    assert "KeyError" in line["stack"]
+    loop.close()
+
+
+def test_a_page_that_fails_is_logged_and_answered(tmp_path: Path) -> None:
+    paper, log = Paper(tmp_path), LogFile(tmp_path)
+    ControlServer(tmp_path / "root.ctl", {"events": lambda _: {}}).start()
+    loop, routes = asyncio.new_event_loop(), HttpRoutes()
+    ActorPages(paper.run_dir, loop, log).add_to(routes)
+    connection = Http1Connection(routes, Limits(), time.monotonic)
+
+    connection.receive(b"GET /debug/actors/events.json HTTP/1.1\r\nHost: a\r\n\r\n")
+    turn(loop, lambda: connection.dirty)
+    answer = connection.data_to_send()
+
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert b"KeyError" in answer
+    (line,) = log.lines()
+    assert line["page"] == "/debug/actors/events.json"
+    assert "KeyError" in line["stack"]
+    loop.close()
+
+
 def test_a_head_of_a_stream_is_answered_at_once(tmp_path: Path) -> None:
     loop = asyncio.new_event_loop()
-    streams = EventStreams(loop, ())
+    streams = EventStreams(loop, (), LogFile(tmp_path))
 
     answer = streams.events(Listener("HEAD"), Paper(tmp_path).view())  # type: ignore[arg-type]
 
