@@ -16,7 +16,7 @@ from actors.gateway_status import MemberWords
 from actors.memory import ActorMemory
 from actors.metrics import GatewayMetric
 from api.http1 import HttpRoutes, Request, Response
-from etcdpb.rpc_pb2 import AlarmType
+from api.maintenance import alarm_name
 from kv.errors import Status
 from kv.version import VERSION
 from storage.reader import Reader
@@ -135,7 +135,7 @@ class MemberPages:
     def _alarms(self) -> list[str]:
         with self._reader.view() as view:
             raised = {alarm for _, alarm in view.alarms()}
-        return sorted(AlarmType.Name(alarm) for alarm in raised)
+        return sorted(alarm_name(alarm) for alarm in raised)
 
     def _checks_page(self, checks: tuple[str, ...]) -> Callable[[Request], None]:
         def handle(request: Request) -> None:

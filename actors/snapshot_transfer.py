@@ -111,7 +111,7 @@ def decode(payload: bytes) -> Message:
     """Return the message that `encode` was given. Raises TransferError."""
     try:
         body: Any = _codec.decode(payload)
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, LookupError, msgpack.UnpackException) as error:
         raise TransferError(f"not a message of a transfer: {error}") from error
     values = [getattr(body, name) for name in body.__slots__]
     if not all(map(isinstance, values, _KINDS[type(body)])):

@@ -232,7 +232,7 @@ class GrpcConnection:
         reader = call.reader
         if reader is None:
             reader = call.reader = FrameReader(self.limits.message_bytes_max)
-        before = reader.held
+        before = reader.size
         try:
             messages = reader.feed(data)
             if any(flag for flag, _ in messages):
@@ -241,16 +241,19 @@ class GrpcConnection:
                 messages = [(0, decompress(m, f, encoding, limit)) for f, m in messages]
         except FrameError as error:
             self._assembled -= before
-            reader.held = 0
+            call.reader = None
             call.refuse(error.code, str(error))
-            return
-        self._assembled += reader.held - before
-        if self._assembled > self.limits.assembly_bytes_max:
-            call.refuse(Code.RESOURCE_EXHAUSTED, "too many bytes of unfinished messages")
             return
         handler = call.handler
         if handler is None:
             reader.whole.extend(message for _, message in messages)
+        self._assembled += reader.size - before
+        if self._assembled > self.limits.assembly_bytes_max:
+            self._assembled -= reader.size
+            call.reader = None
+            call.refuse(Code.RESOURCE_EXHAUSTED, "too many bytes of unfinished messages")
+            return
+        if handler is None:
             if len(reader.whole) > 1:
                 call.refuse(Code.INTERNAL, "cardinality violation: more than one request message")
             return
@@ -278,6 +281,7 @@ class GrpcConnection:
             if reader is None or not reader.whole:
                 call.finish(Code.INTERNAL, "cardinality violation: no request message")
                 return
+            self._assembled -= reader.size
             message = reader.whole.pop()
             call.reader = None
             handler = call.method.message
@@ -302,7 +306,7 @@ class GrpcConnection:
         if call is None:
             return
         if call.reader is not None:
-            self._assembled -= call.reader.held
+            self._assembled -= call.reader.size
             call.reader = None
         if self._blocked:
             self._blocked.pop(stream_id, None)

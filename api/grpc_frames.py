@@ -53,6 +53,11 @@ class FrameReader:
         self.whole: list[bytes] = []
 
     @property
+    def size(self) -> int:
+        """Bytes that wait here."""
+        return self.held + sum(map(len, self.whole))
+
+    @property
     def broken_off(self) -> bool:
         """Whether part of a message has come without its rest."""
         return bool(self._head) or self._length >= 0

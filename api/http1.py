@@ -364,12 +364,12 @@ class Http1Connection:
         """Go on with HTTP/1.1 after a request that offered another protocol.
 
         The parser takes such a request for one without a body: of one with a body, return the head
-        without the offer, to be parsed again.
+        without the offer, to be parsed again. Not of the last one, whose body nobody would read.
         """
         self._parser = httptools.HttpRequestParser(self)
         request = self._pending[-1]
         headers = request.headers
-        if "content-length" not in headers and "transfer-encoding" not in headers:
+        if self._last or ("content-length" not in headers and "transfer-encoding" not in headers):
             return b""
         self._pending.pop()
         query = f"?{request.query_string}" if request.query_string else ""
@@ -447,7 +447,8 @@ class Http1Connection:
         method = parser.get_method().decode("latin-1")
         request = Request(self, method, self._target, self._headers)
         request.body = b"".join(self._body)
-        request.keep_alive = parser.should_keep_alive()
+        # To the parser whatever comes after a CONNECT is the tunnel's, which is not offered here.
+        request.keep_alive = parser.should_keep_alive() and method != "CONNECT"
         self._last = not request.keep_alive
         self._pending.append(request)
         self._reset_message()

@@ -22,6 +22,11 @@ from kv.errors import BAD_LEADER_TRANSFEREE, NO_LEADER, NOT_LEADER
 from kv.version import VERSION
 
 
+def alarm_name(alarm: int) -> str:
+    """Return what Go prints of an alarm: its number if it has no name."""
+    return AlarmType.Name(alarm) if alarm in AlarmType.values() else str(alarm)
+
+
 class MaintenanceService:
     """The methods of etcdserverpb.Maintenance."""
 
@@ -60,7 +65,7 @@ class MaintenanceService:
             if not status.leader:
                 response.errors.append(NO_LEADER.text)
             for member_id, alarm in view.alarms():
-                response.errors.append(f"memberID:{member_id} alarm:{AlarmType.Name(alarm)} ")
+                response.errors.append(f"memberID:{member_id} alarm:{alarm_name(alarm)} ")
             response.downgradeInfo.SetInParent()
             call.reply(self._backend.header(view.revision) + response.SerializeToString())
 

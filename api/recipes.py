@@ -22,6 +22,7 @@ from typing import Any, Final, TypeAlias
 
 from api.backend import Backend
 from api.grpc import Call
+from api.validate import check_txn_request
 from api.watch import Hub
 from etcdpb.kv_pb2 import Event, KeyValue
 from etcdpb.rpc_pb2 import (
@@ -39,6 +40,7 @@ from kv.errors import Code, EtcdError, Status
 from kv.watch import Watcher, watched_range
 
 SESSION_SECONDS: Final = 60  # etcd's TTL of a session whose caller brings no lease
+OPS_MAX: Final = 2  # of a branch, more than any recipe has
 
 
 class CallEndedError(Exception):
@@ -251,11 +253,15 @@ def session(lease: int, new_id: Callable[[], int]) -> Generator[Step, Any, int]:
 def if_created(
     key: bytes, revision: int, then: list[RequestOp], otherwise: list[RequestOp]
 ) -> Generator[Step, Any, tuple[int, TxnResponse]]:
-    """Do `then` if the key was created at a revision (0: does not exist), else the other."""
+    """Do `then` if the key was created at a revision (0: does not exist), else the other.
+
+    Raises EtcdError: a caller's own key may be none.
+    """
     request = TxnRequest(success=then, failure=otherwise)
     request.compare.add(
         key=key, target=Compare.CREATE, result=Compare.EQUAL, create_revision=revision
     )
+    check_txn_request(request, max_ops=OPS_MAX)
     after, body = yield Write(Op.TXN, request.SerializeToString())
     return after, TxnResponse.FromString(body)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from google.protobuf.message import Message
+
 from etcdpb.rpc_pb2 import (
     AlarmRequest,
     AlarmResponse,
@@ -19,15 +21,32 @@ from etcdpb.rpc_pb2 import (
     PutResponse,
     TxnRequest,
 )
-from kv.errors import COMPACTED, FUTURE_REV, KEY_NOT_FOUND, LEASE_NOT_FOUND, EtcdError
+from kv.errors import (
+    COMPACTED,
+    FUTURE_REV,
+    KEY_NOT_FOUND,
+    LEASE_NOT_FOUND,
+    RESPONSE_TOO_LARGE,
+    EtcdError,
+)
 from kv.range import add_kvs, range_bounds
 from kv.store import KV, Progress, Result
+from kv.tally import Tally
 from kv.writer import HistoryWriter
 
 NO_LEASE: Final = 0
+ALARMS: Final = (AlarmType.NOSPACE, AlarmType.CORRUPT)
 
 
-def put(writer: HistoryWriter, request: PutRequest) -> PutResponse:
+def result_of(writer: HistoryWriter, response: Message, tally: Tally) -> Result:
+    """Return the result of what was carried out."""
+    if tally.is_over:
+        return -RESPONSE_TOO_LARGE.number
+    body = response.SerializeToString()
+    return (writer.revision, body) if body else writer.revision
+
+
+def put(writer: HistoryWriter, request: PutRequest, tally: Tally) -> PutResponse:
     """Put one key of a checked request; return the response without header.
 
     A key that a delete of the same txn took away from under `ignore_value` or `ignore_lease` (etcd
@@ -41,7 +60,7 @@ def put(writer: HistoryWriter, request: PutRequest) -> PutResponse:
             value = previous[1] if previous else b""
         if request.ignore_lease:
             lease = previous[5] if previous else NO_LEASE
-        if request.prev_kv and previous:
+        if request.prev_kv and previous and tally.takes((previous,)):
             set_kv(response, previous)
     writer.put(request.key, value, lease)
     return response
@@ -65,11 +84,13 @@ def apply_put(writer: HistoryWriter, request: PutRequest) -> Result:
         raise EtcdError(LEASE_NOT_FOUND)
     if needs_previous(request) and writer.get(request.key) is None:
         raise EtcdError(KEY_NOT_FOUND)
-    body = put(writer, request).SerializeToString()
-    return (writer.revision, body) if body else writer.revision
+    tally = Tally()
+    return result_of(writer, put(writer, request, tally), tally)
 
 
-def delete_range(writer: HistoryWriter, request: DeleteRangeRequest) -> DeleteRangeResponse:
+def delete_range(
+    writer: HistoryWriter, request: DeleteRangeRequest, tally: Tally
+) -> DeleteRangeResponse:
     """Delete a key or a range; return the response without header."""
     response = DeleteRangeResponse()
     found: list[KV] = []
@@ -79,7 +100,7 @@ def delete_range(writer: HistoryWriter, request: DeleteRangeRequest) -> DeleteRa
         kv = writer.get(request.key)
         if kv is not None:
             found.append(kv)
-    if request.prev_kv:
+    if request.prev_kv and tally.takes(found):
         add_kvs(response.prev_kvs, found)
     for kv in found:
         writer.delete(kv[0])
@@ -89,8 +110,8 @@ def delete_range(writer: HistoryWriter, request: DeleteRangeRequest) -> DeleteRa
 
 def apply_delete_range(writer: HistoryWriter, request: DeleteRangeRequest) -> Result:
     """Delete a key or a range."""
-    body = delete_range(writer, request).SerializeToString()
-    return (writer.revision, body) if body else writer.revision
+    tally = Tally()
+    return result_of(writer, delete_range(writer, request, tally), tally)
 
 
 def apply_compact(progress: Progress, request: CompactionRequest) -> Result:
@@ -104,12 +125,15 @@ def apply_compact(progress: Progress, request: CompactionRequest) -> Result:
 
 
 def apply_alarm(alarms: set[tuple[int, int]], revision: int, request: AlarmRequest) -> Result:
-    """Raise, clear or list alarms; clearing one that isn't raised changes nothing."""
+    """Raise, clear or list alarms; clearing one that isn't raised changes nothing.
+
+    Nor does raising one that does not exist (etcd panics there).
+    """
     alarm = (request.memberID, int(request.alarm))
     told: list[tuple[int, int]] = []
     if request.action == AlarmRequest.GET:
         told = sorted(a for a in alarms if request.alarm in (AlarmType.NONE, a[1]))
-    elif request.action == AlarmRequest.ACTIVATE and request.alarm != AlarmType.NONE:
+    elif request.action == AlarmRequest.ACTIVATE and request.alarm in ALARMS:
         alarms.add(alarm)
         told = [alarm]
     elif request.action == AlarmRequest.DEACTIVATE and alarm in alarms:

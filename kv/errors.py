@@ -261,6 +261,13 @@ TIMEOUT_LEADER_TRANSFER: Final = _error(
     "etcdserver: request timed out, leader transfer took too long",
 )
 
+# Where etcd's gRPC fails to send what was carried out.
+RESPONSE_TOO_LARGE: Final = _error(
+    68,
+    Code.RESOURCE_EXHAUSTED,
+    "etcdserver: response is too large",
+)
+
 TIMEOUTS: Final = frozenset(
     {
         LEADER_CHANGED,  # only told to a read that was retried until its time was over

@@ -18,6 +18,7 @@ from typing import Any, Final
 from etcdpb.rpc_pb2 import RangeRequest, RangeResponse
 from kv.errors import COMPACTED, FUTURE_REV, EtcdError
 from kv.store import KV, Reads
+from kv.tally import Tally
 
 LIMIT_MAX: Final = 1 << 62
 _KEY, _VALUE, _CREATE, _MOD, _VERSION = range(5)
@@ -131,9 +132,9 @@ def add_kvs(kvs: Any, rows: Sequence[KV], *, keys_only: bool = False) -> None:
 
 
 def range_response(
-    reads: Reads, request: RangeRequest, current: int, compact: int
+    reads: Reads, request: RangeRequest, current: int, compact: int, tally: Tally | None = None
 ) -> RangeResponse:
-    """Return a response without header. Raises EtcdError."""
+    """Return a response without header; what is over a tally is left out. Raises EtcdError."""
     revision = check_revision(request.revision, current, compact)
     response = RangeResponse()
     key, range_end = request.key, request.range_end
@@ -144,7 +145,8 @@ def range_response(
         response.count = 1
         if not request.count_only:
             found, response.more = arrange(request, [kv])
-            add_kvs(response.kvs, found, keys_only=request.keys_only)
+            if tally is None or tally.takes(found, keys_only=request.keys_only):
+                add_kvs(response.kvs, found, keys_only=request.keys_only)
         return response
     end = range_bounds(range_end)
     if request.count_only:
@@ -156,5 +158,6 @@ def range_response(
     if limit and len(kvs) >= limit:
         response.count = reads.count(key, end, revision)
     found, response.more = arrange(request, kvs)
-    add_kvs(response.kvs, found, keys_only=request.keys_only)
+    if tally is None or tally.takes(found, keys_only=request.keys_only):
+        add_kvs(response.kvs, found, keys_only=request.keys_only)
     return response

@@ -7,6 +7,7 @@ Rules (etcd 3.5's applierV3backend Txn):
 3. Then they are carried out in order; each sees what those before it did.
 4. Responses carry a revision in their header: a put the transaction's, a range and a delete the
    one they saw. A nested txn's header is there but empty. The outermost header is the gateway's.
+5. A response that gets too large (tally.py) is refused after all is carried out.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from etcdpb.rpc_pb2 import (
     TxnRequest,
     TxnResponse,
 )
-from kv.apply import delete_range, needs_previous, put
+from kv.apply import delete_range, needs_previous, put, result_of
 from kv.errors import COMPACTED, FUTURE_REV, KEY_NOT_FOUND, LEASE_NOT_FOUND, EtcdError
 from kv.range import is_small, range_bounds, range_response
 from kv.store import KV, Reads, Result
+from kv.tally import Tally
 from kv.writer import HistoryWriter
 
 _MISSING: Final[KV] = (b"", b"", 0, 0, 0, 0)
@@ -164,10 +166,9 @@ def apply_txn(writer: HistoryWriter, request: TxnRequest, compact: int) -> Resul
     path = choose(writer, request)
     _check_puts(writer, request, path)
     _check_ranges(request, path, writer.revision, compact)
-    response = TxnResponse()
-    _execute(writer, request, iter(path), compact, response)
-    body = response.SerializeToString()
-    return (writer.revision, body) if body else writer.revision
+    response, tally = TxnResponse(), Tally()
+    _execute(writer, request, iter(path), compact, response, tally)
+    return result_of(writer, response, tally)
 
 
 def _execute(
@@ -176,28 +177,36 @@ def _execute(
     path: Iterator[bool],
     compact: int,
     response: TxnResponse,
+    tally: Tally,
 ) -> None:
     response.succeeded = next(path)
     for op in _branch(request, response.succeeded):
         answer = response.responses.add()
         kind = op.WhichOneof("request")
         if kind == "request_put":
-            answer.response_put.CopyFrom(put(writer, op.request_put))
+            answer.response_put.CopyFrom(put(writer, op.request_put, tally))
             answer.response_put.header.revision = writer.next_revision
         elif kind == "request_range":
-            _answer_range(answer, writer, op.request_range, writer.revision, compact)
+            if not tally.is_over:
+                _answer_range(answer, writer, op.request_range, writer.revision, compact, tally)
         elif kind == "request_delete_range":
-            answer.response_delete_range.CopyFrom(delete_range(writer, op.request_delete_range))
+            deleted = delete_range(writer, op.request_delete_range, tally)
+            answer.response_delete_range.CopyFrom(deleted)
             answer.response_delete_range.header.revision = writer.revision
         elif kind == "request_txn":
             answer.response_txn.header.CopyFrom(EMPTY_HEADER)
-            _execute(writer, op.request_txn, path, compact, answer.response_txn)
+            _execute(writer, op.request_txn, path, compact, answer.response_txn, tally)
 
 
 def _answer_range(
-    answer: Any, reads: Reads, request: RangeRequest, current: int, compact: int
+    answer: Any,
+    reads: Reads,
+    request: RangeRequest,
+    current: int,
+    compact: int,
+    tally: Tally | None = None,
 ) -> None:
-    answer.response_range.CopyFrom(range_response(reads, request, current, compact))
+    answer.response_range.CopyFrom(range_response(reads, request, current, compact, tally))
     answer.response_range.header.revision = current
 
 

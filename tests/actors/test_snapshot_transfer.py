@@ -385,7 +385,22 @@ def test_repetitions_end_when_the_link_is_good_again(linked: Start) -> None:
     assert len(offsets) == len(set(offsets))
 
 
-@pytest.mark.parametrize("payload", [b"", b"\xc1", b"garbage", b"\x93\x02\x01", b"\x91\x63"])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        *(b"", b"\xc1", b"garbage", b"\x93\x02\x01", b"\x91\x63"),
+        *(
+            b"\x80",
+            b"\x90",
+            b"\xa0",
+            b"\xc4\x00",
+            b"\xc0",
+            b"\x81\x00\x01",
+            b"\x91\x90",
+            b"\x91\x80",
+        ),
+    ],
+)
 def test_what_is_no_message_of_a_transfer_is_refused(payload: bytes) -> None:
     with pytest.raises(TransferError):
         decode(payload)

@@ -46,6 +46,26 @@ def test_unfinished_messages_of_a_connection_are_bounded() -> None:
     assert not wire.answers[stream_id].headers
 
 
+def test_whole_messages_that_wait_for_the_end_of_their_streams_are_bounded_too() -> None:
+    wire = Wire(limits=Limits(assembly_bytes_max=250_000))
+    packed = frame(gzip.compress(bytes(100_000)), 1)
+    streams = [wire.open(ECHO, (b"grpc-encoding", b"gzip")) for _ in range(4)]
+    for stream_id in streams:
+        wire.client.send_data(stream_id, packed)
+    wire.exchange()
+    refused = [s for s in streams if wire.answers[s].headers]
+    assert [wire.answers[s].code for s in refused] == [8, 8]
+
+    for stream_id in set(streams) - set(refused):
+        wire.client.send_data(stream_id, b"", end_stream=True)
+    wire.exchange()
+    again = [wire.open(ECHO, (b"grpc-encoding", b"gzip")) for _ in range(2)]
+    for stream_id in again:
+        wire.client.send_data(stream_id, packed, end_stream=True)
+    wire.exchange()
+    assert [len(wire.answers[s].messages[0]) for s in again] == [100_000] * 2
+
+
 def test_gzip_is_understood() -> None:
     wire = Wire()
     stream_id = wire.open(ECHO, (b"grpc-encoding", b"gzip"))

@@ -322,6 +322,19 @@ def test_an_upgrade_to_h2c_is_ignored() -> None:
     assert body_of(posted) == b"hi"
 
 
+def test_a_tunnel_is_not_offered() -> None:
+    """Whatever follows is the tunnel's; to the parser each try to read it is an upgrade again."""
+    site = Site()
+
+    answer = site.send(
+        b"CONNECT a:1 HTTP/1.1\r\nContent-Length: 1\r\n\r\nxGET /health HTTP/1.1\r\n"
+    )
+
+    assert status_of(answer) == 404
+    assert answer.count(b"HTTP/1.1") == 1
+    assert site.connection.closed
+
+
 def test_a_client_that_waits_for_100_continue_gets_it() -> None:
     site = Site()
 

@@ -113,6 +113,14 @@ def test_status_asks_nobody_else(desk: Desk) -> None:
     assert list(status.errors) == ["memberID:1 alarm:NOSPACE ", "memberID:2 alarm:CORRUPT "]
 
 
+def test_status_tells_an_alarm_without_a_name_by_its_number(desk: Desk) -> None:
+    desk.backend.view.raised = [(1, 99)]
+
+    caller = desk.ask("/etcdserverpb.Maintenance/Status", b"")
+
+    assert list(StatusResponse.FromString(caller.outcomes[0]).errors) == ["memberID:1 alarm:99 "]
+
+
 def test_status_without_a_leader_says_so(desk: Desk) -> None:
     desk.member.leader = 0
     desk.backend.view.raised = []

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from api.election import ElectionService
 from api.header import HeaderWriter
 from api.lock import LockService
 from api.recipes import ROOM, CallEndedError, Cook, Recipe, Wait, Write, prefix_end
+from etcdpb import election_pb2 as epb
 from etcdpb import lock_pb2 as lpb
 from etcdpb import rpc_pb2 as pb
 from etcdpb.kv_pb2 import KeyValue
@@ -217,6 +219,18 @@ def test_a_compaction_during_a_wait_makes_the_queue_be_read_again(kitchen: Kitch
     assert again.max_create_revision == 6
     (answer,) = kitchen.caller.outcomes
     assert lpb.LockResponse.FromString(answer).key == b"l/7"
+
+
+@pytest.mark.parametrize("path", ["Proclaim", "Resign"])
+def test_a_leader_without_a_key_is_refused_as_by_etcd(kitchen: Kitchen, path: str) -> None:
+    parts: tuple[Any, Any, Any] = (kitchen, kitchen.bench.hub, kitchen.caller)
+    service = ElectionService(*parts[:2])
+    request = getattr(epb, f"{path}Request")(leader=epb.LeaderKey(name=b"n"))
+
+    getattr(service, path.lower())(parts[2], request.SerializeToString())
+
+    assert kitchen.caller.outcomes == [(2, "etcdserver: key is not provided")]
+    assert kitchen.writes == []
 
 
 def test_room_is_waited_for(kitchen: Kitchen) -> None:

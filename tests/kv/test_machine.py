@@ -9,6 +9,7 @@ from typing import Any
 import msgpack
 import pytest
 
+import kv.tally
 from etcdpb.rpc_pb2 import (
     AlarmRequest,
     AlarmResponse,
@@ -20,10 +21,18 @@ from etcdpb.rpc_pb2 import (
 )
 from kv.batch import Op, encode_batch
 from kv.cluster import Member, decode_member_change, encode_member_change
-from kv.errors import CORRUPT, MEMBER_NOT_FOUND, NO_SPACE, SESSION_CLOSED, RevisionOverflowError
+from kv.errors import (
+    CORRUPT,
+    MEMBER_NOT_FOUND,
+    NO_SPACE,
+    RESPONSE_TOO_LARGE,
+    SESSION_CLOSED,
+    RevisionOverflowError,
+)
 from kv.machine import Machine
 from kv.memory import MemoryStore
 from kv.store import REVISION_MAX, SUB_MAX, Progress
+from kv.tally import ROW_BYTES
 from kv.txn import is_read_only, is_serializable
 from kv.writer import HistoryWriter
 from raft.state import ConfState
@@ -134,6 +143,44 @@ def test_alarms_are_raised_listed_and_cleared(driver: MemoryDriver) -> None:
     assert listed == [(1, body)]
     assert AlarmResponse.FromString(body).alarms[0].memberID == 1 << 63
     assert gone == [(1, body), 1, 1]
+
+
+def test_an_alarm_that_does_not_exist_is_not_raised(driver: MemoryDriver) -> None:
+    unknown = AlarmRequest(action=AlarmRequest.ACTIVATE, memberID=1, alarm=99)  # type: ignore[arg-type]
+
+    assert driver.propose(unknown, AlarmRequest()) == [1, 1]
+
+
+def test_a_response_that_is_too_large_is_refused_and_its_writes_stay(
+    driver: MemoryDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it ends does not depend on memory or on protobuf: every member refuses the same."""
+    monkeypatch.setattr(kv.tally, "RESPONSE_BYTES_MAX", 4 * (ROW_BYTES + 1001))
+    driver.propose(*(put(name, b"v" * 1000) for name in (b"a", b"b", b"c")))
+    ranges, fits, delete = TxnRequest(), TxnRequest(), TxnRequest()
+    for txn, times in ((ranges, 2), (fits, 1)):
+        txn.success.add().request_put.CopyFrom(put(b"d"))
+        for _ in range(times):
+            txn.success.add().request_range.CopyFrom(RangeRequest(key=b"a", range_end=b"d"))
+    for _ in range(2):
+        delete.success.add().request_put.CopyFrom(
+            PutRequest(key=b"a", value=b"v" * 1000, prev_kv=True)
+        )
+        delete.success.add().request_delete_range.CopyFrom(
+            DeleteRangeRequest(key=b"a", range_end=b"d", prev_kv=True)
+        )
+    several = DeleteRangeRequest(key=b"a", range_end=b"z", prev_kv=True)
+
+    (enough,) = driver.propose(fits)
+    results = driver.propose(ranges, delete, several)
+    again = driver.propose(several, put(b"e"))
+
+    assert not isinstance(enough, int)
+    assert enough[0] == 5
+    assert results == [-RESPONSE_TOO_LARGE.number] * 2 + [results[2]]
+    assert not isinstance(results[2], int)
+    assert results[2][0] == 8  # the put of `ranges`, what `delete` did, and this
+    assert again == [8, 9]
 
 
 def test_without_space_only_puts_are_refused(driver: MemoryDriver) -> None:
