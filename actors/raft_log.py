@@ -5,8 +5,8 @@ Orderings (DESIGN, RULES A4, B2):
    has sent. It is durable after `sync` or when the sync thread says so; whatever depends on that
    waits in `pending`, and leaves in the order it came.
 2. A snapshot's record is synced before anything that tells of the snapshot leaves.
-3. The log is cut only behind a durable checkpoint of the database, and not while a follower is
-   being sent a snapshot: the entries after it must still be there when it has installed it.
+3. The log is cut only behind a durable checkpoint of the database, and not what a follower needs
+   that is being sent a snapshot, or has just installed one (raft_transfers.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from math import inf
 from typing import Final
 
 from actors import failpoints
@@ -79,8 +80,6 @@ class RaftLog:
         self.snapshot_index = recovered.snapshot.index
         self.memory_bytes = 0
         self._covered_requests = 0
-        self.holding: dict[int, int] = {}
-        """Members that are being sent a snapshot, and the index the log is kept from for them."""
         self.sync_ns = 0
         self.conf_indexes: deque[int] = deque()
         """Configuration changes in the log that are not applied."""
@@ -236,11 +235,14 @@ class RaftLog:
         """Note the configuration in force from an applied index on."""
         self._configurations.append((index, conf_state))
 
-    def cover(self, durable: Durable, requests: int) -> bool:
+    def cover(
+        self, durable: Durable, requests: int, kept_from: Callable[[int], float] = lambda _: inf
+    ) -> bool:
         """Record that the database holds an index durably, and let go of needless log.
 
         `requests` is how many were applied here, ever, whoever proposed them. Does nothing before
-        snapshot-count more of them (or much memory); True if it did something.
+        snapshot-count more of them (or much memory); True if it did something. `kept_from(bytes)`
+        tells behind which index the log is still needed by others, see raft_transfers.py.
         """
         full = self.memory_bytes > MEMORY_BYTES_MAX
         index = durable.applied_index
@@ -263,7 +265,7 @@ class RaftLog:
         keep_from = index - self._catchup
         if full:
             keep_from = max(keep_from, self._before_tail(index))
-        self._compact(min([keep_from, *self.holding.values()]))
+        self._compact(int(min(keep_from, kept_from(self.memory_bytes))))
         return True
 
     def _before_tail(self, index: int) -> int:

@@ -46,7 +46,7 @@ from actors.messages import (
     TransferLeader,
 )
 from actors.metrics import ApplierMetric, Histogram, RaftMetric, TransportMetric
-from actors.peer_codec import decode_peer, encode_peer, read_peer
+from actors.peer_codec import decode_peer, read_peer
 from actors.raft_clients import CONTEXT, Clients
 from actors.raft_elections import Elections, longest_round_trip
 from actors.raft_feed import APPLY_BYTES_MAX, Feed
@@ -57,6 +57,7 @@ from actors.raft_quorum import Quorum
 from actors.raft_refusals import Refusals
 from actors.raft_roles import RoleWords, describe
 from actors.raft_rounds import Intake
+from actors.raft_transfers import Transfers
 from actors.recovery import recover
 from actors.space import LogSpace
 from actors.wire import WATCHED_REQUESTS_MAX
@@ -161,6 +162,7 @@ class RaftNode(Actor):
                 rng=self._chance.randrange,
             )
         )
+        self._transfers = Transfers(node, self._send_snapshot, self.log)
         self._outbox = Outbox(self._send_transport, Quorum(node, self._id), self._tick_length)
         self._intake = Intake(node, self._outbox, self._step, self._feed.remind, CpuWait())
         self.metric(RaftMetric.MEMBER_ID, self._id)
@@ -193,8 +195,7 @@ class RaftNode(Actor):
     def welcomed(self, message: Welcome) -> None:
         """A new snapshotter does not know of the transfers of the one before."""
         if message.sender == "snapshotter":
-            for member in list(self._log.holding):
-                self._snapshot_over(member, ok=False)
+            self._transfers.restart()
 
     # --- what others ask -------------------------------------------------------------------------
 
@@ -250,7 +251,11 @@ class RaftNode(Actor):
             # Applied by what a raft node before this one gave out: the core has to pass it first,
             # for which it needs these entries. Another checkpoint follows.
             return
-        elif self._log.cover(message, self._words[self._applier + ApplierMetric.REQUESTS]):
+        elif self._log.cover(
+            message,
+            self._words[self._applier + ApplierMetric.REQUESTS],
+            self._transfers.kept_from,
+        ):
             self.metric(RaftMetric.SNAPSHOT_INDEX, self._log.snapshot_index)
             self.metric(RaftMetric.WAL_RESUME_AT, self._log.wal.resume_at)
             self.log.info("saved snapshot to disk", snapshot_index=self._log.snapshot_index)
@@ -292,21 +297,13 @@ class RaftNode(Actor):
         if campaign_at is not None:
             self.actor_inbox.wake_at(campaign_at)
 
-    def _send_snapshot(self, snapshot: MsgSnap) -> None:
-        # The file may be older than what is applied here, never than the order's own index.
-        self._log.holding[snapshot.to] = snapshot.snapshot.metadata.index
-        order = SendSnapshot(snapshot.to, encode_peer(snapshot))
-        if not (self.links.is_open("snapshotter") and self.send("snapshotter", order)):
-            self._snapshot_over(snapshot.to, ok=False)
+    def _send_snapshot(self, order: SendSnapshot) -> bool:
+        return self.links.is_open("snapshotter") and self.send("snapshotter", order)
 
     @handles(SnapshotStatus)
     def snapshot_status(self, message: SnapshotStatus) -> None:
         """A transfer is over: the member goes on from there, or raft probes it again."""
-        self._snapshot_over(message.to, ok=message.ok)
-
-    def _snapshot_over(self, member: int, *, ok: bool) -> None:
-        self._log.holding.pop(member, None)
-        self._node.report_snapshot(member, ok)
+        self._transfers.over(message, time.monotonic())
 
     @handles(SnapshotReceived)
     def snapshot_received(self, message: SnapshotReceived) -> None:
@@ -332,6 +329,7 @@ class RaftNode(Actor):
             if not self._node.is_leader and self._clients.ask_due(now):
                 self._node.read_index(CONTEXT)
             self._log.prepare()
+            self._transfers.look(now)
             self._refusals.tell(now)
         again = self._elections.may_stop(now)
         if again == 0.0:
@@ -414,7 +412,7 @@ class RaftNode(Actor):
                 elif type(order) is MsgStorageApply:
                     self._feed.allow(order)
                 elif type(order) is MsgSnap:
-                    self._send_snapshot(order)
+                    self._transfers.begin(order)
                 else:
                     self._outbox.add(order)  # type: ignore[arg-type]
             self._note_term(ready)

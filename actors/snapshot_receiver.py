@@ -12,11 +12,14 @@ complete is never written to again.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from actors.peer_codec import encode_peer
 from actors.snapshot_transfer import (
     Accept,
     Ack,
@@ -29,8 +32,18 @@ from actors.snapshot_transfer import (
     is_sound,
 )
 from raft.messages import MsgSnap
+from raft.state import Snapshot, SnapshotMetadata
+from storage.database import place
 from storage.files import Files
-from storage.snapshot import Announced, SnapshotError, publish, verify
+from storage.snapshot import (
+    SPARE_BYTES,
+    UNREADABLE,
+    Announced,
+    SnapshotError,
+    publish,
+    read_facts,
+    verify,
+)
 from storage.snapshot_purge import waiting
 
 SYNC_BYTES: Final = 16 << 20
@@ -157,7 +170,11 @@ class SnapshotReceiver:
         elif current is not None and message.term < current.message.term:
             self.reject(sender, f"an offer of term {message.term} beside a newer one")
             self._emit(sender, Done(offer.id, False, "a newer leader sends a snapshot"))
-        elif len(waiting(self._directory, self._applied_index(), self._files)) >= WAITING_MAX:
+        elif (
+            len(names := waiting(self._directory, self._applied_index(), self._files))
+            >= WAITING_MAX
+        ):
+            self._tell_of(max(names, key=lambda name: place(name)[1]), message)
             self._emit(sender, Done(offer.id, False, "other snapshots wait to be installed"))
         else:
             if current is not None:
@@ -175,6 +192,24 @@ class SnapshotReceiver:
         self._files.sync_directory(self._directory)
         return True
 
+    def _tell_of(self, name: str, message: MsgSnap) -> None:
+        """Tell raft of a complete file in the name of who leads now.
+
+        Raft takes no snapshot of a leader of another term, and may have died with what it was told.
+        What is in the file is committed, whoever has sent it.
+        """
+        term, index = place(name)
+        try:
+            found = read_facts(self._directory / name)
+        except UNREADABLE as error:
+            self.problem = f"{name}: {error}"
+            return
+        if found[:2] == (index, term):
+            metadata = SnapshotMetadata(index, term, found[2])
+            snapshot = Snapshot(message.snapshot.data, metadata)
+            told = MsgSnap(message.to, message.from_, message.term, snapshot)
+            self._deliver(encode_peer(told))
+
     def _begin(
         self, sender: int, offer: Offer, announced: Announced, message: MsgSnap, now: float
     ) -> None:
@@ -184,8 +219,14 @@ class SnapshotReceiver:
             leftover = None
         path = self._directory / announced.partial_name
         try:
+            if (
+                not leftover
+                and self._files.free_bytes(self._directory) < announced.size + SPARE_BYTES
+            ):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             descriptor = self._files.open(path) if leftover else self._files.create(path)
         except OSError as error:
+            self._leftover = leftover
             self.counts.failed += 1
             self._emit(sender, Done(offer.id, False, str(error)))
             return

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import apsw
 
-from storage.database import generation, open_checkpointer
+from storage.database import DiskFullError, generation, open_checkpointer
+from storage.failures import is_for_space
 from storage.queries import Queries
 
 
@@ -57,7 +58,8 @@ class Checkpointer:
     def run(self) -> Checkpoint:
         """Copy what no reader needs any more from the log to the database file, and sync.
 
-        Passive: waits for nobody. A busy database is an ordinary answer.
+        Passive: waits for nobody. A busy database is an ordinary answer. Raises DiskFullError, also
+        where it is a quota that is used up.
         """
         ((index, term),) = self._execute(
             "SELECT applied_index, applied_term FROM progress"
@@ -66,6 +68,10 @@ class Checkpointer:
             log, copied = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         except apsw.BusyError:
             return Checkpoint(None, 0, self._frames_left)
+        except apsw.IOError as error:
+            if not is_for_space(error, self._connection.system_errno):
+                raise
+            raise DiskFullError(str(error)) from error
         if log < 0:
             return Checkpoint(None, 0, self._frames_left)
         self._frames_left = log - copied

@@ -27,11 +27,13 @@ import apsw
 from raft.state import ConfState
 from storage.database import (
     DatabaseError,
+    DiskFullError,
     open_copy,
     open_current,
     open_snapshot,
     snapshot_name,
 )
+from storage.failures import is_for_space
 from storage.files import Files
 from storage.queries import Queries
 from storage.store import load_conf_state
@@ -39,11 +41,22 @@ from storage.store import load_conf_state
 STEP_PAGES: Final = 256  # 1 MiB
 STEP_BYTES: Final = 1 << 20
 CHECKSUM_BYTES: Final = 32
+SPARE_BYTES: Final = 16 << 20
+"""What a snapshot file leaves free on the disk: a full one stops puts."""
 MAKING: Final = "snapshot.making"
 _OUTGOING: Final = re.compile(r"snapshot\.out\.(\d+)-(\d+)\.([0-9a-f]{64})")
 _INCOMING: Final = re.compile(r"snapshot\.in\.(\d+)-(\d+)\.(\d+)\.([0-9a-f]{64})")
 
-_UNREADABLE: Final = (apsw.CorruptError, apsw.IOError, apsw.NotADBError, apsw.SQLError)
+UNREADABLE: Final = (
+    DatabaseError,
+    ValueError,
+    TypeError,
+    apsw.CorruptError,
+    apsw.IOError,
+    apsw.NotADBError,
+    apsw.SQLError,
+)
+"""What reading a file raises that is no snapshot."""
 
 
 class SnapshotError(Exception):
@@ -95,12 +108,13 @@ def make(directory: Path, files: Files) -> Generator[None, None, SnapshotFile]:
     """Copy the database in use to a file of its own.
 
     The file is not synced: it only lives until it has been sent, and its checksum tells if a power
-    loss has spoilt it. Raises DiskFullError; what is half done is removed.
+    loss has spoilt it. Raises DiskFullError, before anything is written where that is foreseen;
+    what is half done is removed.
     """
     path = directory / MAKING
     _remove(path, files)
     try:
-        yield from _copy(directory, path)
+        yield from _copy(directory, path, files)
         index, term, conf_state = read_facts(path)
         checksum, size = yield from checksum_of(path, files)
     except (apsw.Error, OSError, GeneratorExit):
@@ -111,9 +125,12 @@ def make(directory: Path, files: Files) -> Generator[None, None, SnapshotFile]:
     return SnapshotFile(final, index, term, conf_state, size, checksum)
 
 
-def _copy(directory: Path, path: Path) -> Generator[None, None, None]:
+def _copy(directory: Path, path: Path, files: Files) -> Generator[None, None, None]:
     _, source = open_current(directory)
     try:
+        size = source.pragma("page_count") * source.pragma("page_size")
+        if files.free_bytes(directory) < size + SPARE_BYTES:
+            raise DiskFullError(f"no room for {size} bytes")
         source.execute("BEGIN")
         # The transaction begins with its first read; without one every commit would start the
         # copy again.
@@ -127,6 +144,10 @@ def _copy(directory: Path, path: Path) -> Generator[None, None, None]:
             source.execute("COMMIT")
             mode = copy.pragma("journal_mode", "DELETE")  # a file of its own, nothing beside it
             assert mode == "delete", f"the copy stays in mode {mode}"
+        except apsw.IOError as error:
+            if not is_for_space(error, copy.system_errno):
+                raise
+            raise DiskFullError(str(error)) from error
         finally:
             copy.close()
     finally:
@@ -192,7 +213,7 @@ def verify(
             connection.close()
         yield
         found = read_facts(path)
-    except (DatabaseError, ValueError, TypeError, *_UNREADABLE) as error:
+    except UNREADABLE as error:
         raise SnapshotError(str(error)) from error
     if answer != "ok":
         raise SnapshotError(f"quick_check: {answer}")

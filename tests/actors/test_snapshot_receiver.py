@@ -10,11 +10,13 @@ from zlib import crc32
 import pytest
 
 from actors.snapshot_receiver import IDLE_SECONDS_MAX, SYNC_BYTES, WAITING_MAX
+from actors.snapshot_sender import LINGER_SECONDS
 from actors.snapshot_transfer import Accept, Ack, Chunk, Done, Message, Offer, decode
 from raft.messages import MsgSnap, MsgVote
 from raft.state import ConfState, Snapshot, SnapshotMetadata
-from storage.database import snapshot_name
+from storage.database import place, snapshot_name
 from storage.files import Files, OsFiles
+from storage.snapshot_purge import waiting
 from tests.actors.snapshot_pair import FOLLOWER, LEADER, Link, forged, order
 from tests.storage.snapshot_bench import CONF, TERM
 
@@ -36,6 +38,13 @@ def linked(tmp_path: Path) -> Iterator[Start]:
     yield start
     for link in links:
         link.close()
+
+
+class Roomless(OsFiles):
+    """A disk with next to no room."""
+
+    def free_bytes(self, path: Path) -> int:
+        return 1 << 20
 
 
 def answers(link: Link) -> list[Message]:
@@ -315,6 +324,44 @@ def test_no_more_is_taken_than_may_wait_for_the_applier(linked: Start) -> None:
     (answer,) = answers(link)
     assert isinstance(answer, Done)
     assert not answer.ok
+    assert partials(link) == []
+
+
+def test_raft_is_told_anew_of_files_that_wait_without_its_knowing(linked: Start) -> None:
+    """What a leader of an older term sent is not taken by raft, and a raft node may die untold."""
+    link = linked()
+    for times in range(1, WAITING_MAX + 1):
+        link.leader.sender.start(order(index=link.database.index), link.now)
+        link.run(lambda times=times: len(link.leader.ended) == times)  # type: ignore[misc]
+        link.now += LINGER_SECONDS + 1.0  # the next needs a newer file
+        link.step()
+        link.database.put(20)
+    link.follower.restart()
+    link.follower.told.clear()
+
+    link.leader.sender.start(order(index=link.database.index, term=TERM + 5), link.now)
+    link.run(lambda: len(link.leader.ended) == WAITING_MAX + 1)
+
+    assert not link.leader.ended[-1][2]
+    (told,) = link.follower.told
+    newest = max(place(name)[1] for name in waiting(link.follower.directory, 0, OsFiles()))
+    assert (told.from_, told.term) == (LEADER, TERM + 5)
+    assert told.snapshot.metadata == SnapshotMetadata(newest, TERM, CONF)
+    link.follower.applied = newest
+    link.leader.sender.start(order(index=link.database.index, term=TERM + 5), link.now)
+    link.run(lambda: len(link.leader.ended) == WAITING_MAX + 2)
+    assert link.leader.ended[-1][2]
+
+
+def test_a_snapshot_for_which_there_is_no_room_is_refused_before_it_is_sent(
+    linked: Start,
+) -> None:
+    link = linked(puts=10, files=Roomless())
+
+    link.leader.sender.start(order(), link.now)
+    link.run(lambda: bool(link.leader.ended))
+
+    assert link.leader.ended[0][2:] == (False, "[Errno 28] No space left on device")
     assert partials(link) == []
 
 

@@ -66,7 +66,9 @@ class Sdist:
         _run(*pip, "download", *where, wanted)
         archive = self.home / f"{self.name}-{self.version}.tar.gz"
         with tarfile.open(archive) as packed:
-            packed.extractall(self.home, filter="data")
+            if hasattr(tarfile, "data_filter"):  # not in 3.11.0 to 3.11.3
+                packed.extraction_filter = tarfile.data_filter
+            packed.extractall(self.home)
         _run(*pip, "install", str(archive), *self.needs)
         done.touch()
 
