@@ -125,20 +125,30 @@ def decode_peer(data: bytes) -> PeerMessage:
     return message
 
 
+_PASSED_ON: Final = frozenset({MsgProp, MsgReadIndex, MsgTransferLeader})
+_WITHOUT_TERM: Final = frozenset({MsgProp, MsgReadIndex})
+
+
 def read_peer(sender: int, receiver: int, data: bytes) -> PeerMessage | None:
     """Return the message that `sender` sent to `receiver`; None if it is not that.
 
-    A snapshot never comes this way: its file has to be here first.
+    A snapshot never comes this way: its file has to be here first. Who has just stopped leading
+    passes on what others passed on to it, in their names, and of a transfer in that of who is to
+    lead.
     """
     try:
         received = decode_peer(data)
     except PeerMessageError:
         return None
-    if received.from_ != sender or received.to != receiver or type(received) is MsgSnap:
+    kind = type(received)
+    if received.to != receiver or kind is MsgSnap:
         return None
-    if type(received) is MsgProp and not all(map(_may_be_proposed, received.entries)):
+    if received.from_ != sender and kind not in _PASSED_ON:
         return None
-    return received
+    if kind is MsgProp:
+        proposed = received.entries  # type: ignore[union-attr]
+        return received if proposed and all(map(_may_be_proposed, proposed)) else None
+    return received if received.term or kind in _WITHOUT_TERM else None
 
 
 def _may_be_proposed(entry: Entry) -> bool:

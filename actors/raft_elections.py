@@ -8,7 +8,8 @@
    pause, and again about every heartbeat for an election timeout: others may notice later, or may
    have asked at the same moment. Whoever still hears that leader refuses: a cut link harms nobody.
    Where members are far from each other or disks are slow all this takes longer: who asks again
-   before the votes can be here gives up the ones on their way, and a term with them.
+   before the votes can be here gives up the ones on their way, and a term with them. Without
+   pre-votes nothing of this: every try would be a new term, and a healthy leader's end.
 5. A member that is stopped hands leadership to the voter connected longest.
 """
 
@@ -47,6 +48,7 @@ class Elections:
         """
         self._node = node
         self._licensed_until = time.monotonic() + licence_seconds if licence_seconds else 0.0
+        self._licensed_term = node.raft.term
         self._fast_forward = fast_forward
         self._heartbeat_interval = heartbeat_interval
         self._election_timeout = election_timeout
@@ -63,7 +65,10 @@ class Elections:
 
     def connected(self) -> bool:
         """The transport takes messages now: use the licence. True if there was one."""
-        licensed = 0.0 < time.monotonic() < self._licensed_until and not self._node.raft.lead
+        raft = self._node.raft
+        in_time = 0.0 < time.monotonic() < self._licensed_until
+        # In a later term somebody else may have been elected already.
+        licensed = in_time and not raft.lead and raft.term == self._licensed_term
         self._licensed_until = 0.0
         if licensed:
             self._node.campaign(force=True)
@@ -72,7 +77,7 @@ class Elections:
     def lost(self, members: Sequence[int]) -> float | None:
         """Processes of members are gone; return when `tick` is wanted, if one of them led."""
         lead = self._node.raft.lead
-        if not lead or lead not in members:
+        if not lead or lead not in members or not self._node.raft.pre_vote:
             return None
         self._node.forget_leader()
         now = time.monotonic()

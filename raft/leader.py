@@ -130,6 +130,9 @@ def on_app_resp(r: Raft, message: MsgAppResp) -> None:
     if message.reject:
         _on_app_rejected(r, progress, message)
         return
+    if message.index > r.log.last_index():
+        r.trace(INFO, f"{r.id:x} ignoring an acknowledgement of what was not sent: {message}")
+        return
     if not progress.maybe_update(message.index) and not (
         # A probe that found the logs equal: nothing is new, but now it is known.
         progress.match == message.index and progress.state is PROBE

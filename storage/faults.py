@@ -43,6 +43,7 @@ class FaultyDisk:
         self._actor = actor
         self._order = (0, 0)
         self._room = 0  # bytes that this process has freed since the disk is full
+        self.last_errno = 0
 
     def wait(self) -> None:
         """Take as long as a sync is told to."""
@@ -141,6 +142,7 @@ class _FaultyVfsFile(apsw.VFSFile):
             try:
                 self._disk.grow(longer)
             except OSError as error:
+                self._disk.last_errno = error.errno or 0
                 if error.errno == errno.ENOSPC:
                     raise apsw.FullError(str(error)) from None
                 raise _io_error(error, apsw.SQLITE_IOERR_WRITE) from None
@@ -168,6 +170,9 @@ class _FaultyVfs(apsw.VFS):
 
     def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802 - SQLite's name
         return _FaultyVfsFile(self._disk, name, flags)
+
+    def xGetLastError(self) -> tuple[int, str]:  # noqa: N802 - SQLite's name
+        return self._disk.last_errno, ""
 
 
 _registered: list[_FaultyVfs] = []

@@ -97,7 +97,7 @@ class Nursery:
             except BlockingIOError:
                 return found
             except ConnectionResetError:
-                data = b""
+                continue  # it ended with orders unread; its answers and end-of-file come after this
             if not data:
                 self._channel.close()
                 self._channel = None

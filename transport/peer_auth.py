@@ -48,20 +48,27 @@ class Keys:
             raise PeerKeyError(f"peer key {secret_file}: it holds no secret key")
         self.secret: bytes = secret
         self._folder = allow_dir
-        self._read_at = -1
+        self._state: list[tuple[str, int, int, int]] | None = None
         self.members: dict[str, bytes] = {}
         self.reload()
 
     def reload(self) -> bool:
         """Read the folder again if it has changed; True if it had. Raises PeerKeyError."""
         try:
-            changed = self._folder.stat().st_mtime_ns
+            self._folder.stat()  # a folder that is not there holds no keys, and that is no answer
+            paths = sorted(self._folder.glob(f"*{SUFFIX}"))
+            stats = [path.stat() for path in paths]
         except OSError as error:
             raise PeerKeyError(f"peer keys {self._folder}: {error}") from error
-        if changed == self._read_at:
+        # A file may be written over: the folder's own time tells nothing of that.
+        state = [
+            (path.name, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            for path, stat in zip(paths, stats, strict=True)
+        ]
+        if state == self._state:
             return False
-        found = {path.stem: _load(path)[0] for path in sorted(self._folder.glob(f"*{SUFFIX}"))}
-        self._read_at = changed
+        found = {path.stem: _load(path)[0] for path in paths}
+        self._state = state
         self.members = found
         return True
 

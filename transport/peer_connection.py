@@ -166,7 +166,7 @@ class Connection:
             (zmq.IPV6, int("[" in target.endpoint)),
             (zmq.HEARTBEAT_IVL, unit),
             (zmq.HEARTBEAT_TIMEOUT, 3 * unit * patience),
-            (zmq.CONNECT_TIMEOUT, 2 * unit),
+            (zmq.CONNECT_TIMEOUT, 3 * unit),  # as long as an answer to a check may take
             (zmq.RECONNECT_IVL, unit // 20),  # soon: a refusal tells that the peer has gone
             (zmq.RECONNECT_IVL_MAX, unit // 2),
             (zmq.TCP_MAXRT, 5 * unit * patience),
@@ -200,6 +200,14 @@ class Connection:
             self._counter += 1
             self.sent_bytes += len(frame)
             self.outbox.remove(payloads)
+
+    def hang_up(self) -> None:
+        """Close and dial nobody."""
+        was_up = self.up
+        self.close()
+        self.target = None
+        if was_up:
+            self._owner.connection_down(self)
 
     def close(self) -> None:
         """Close without waiting; the outbox stays."""

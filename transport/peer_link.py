@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from transport.peer_address import Resolver, endpoint, split_url
+from transport.peer_address import PeerUrlError, Resolver, endpoint, split_url
 from transport.peer_auth import Keys
 from transport.peer_connection import CHANNELS, Connection, Target, next_target
 from transport.peer_wire import unpack_version
 
 SESSIONS_MAX: Final = 64
 SMOOTHING: Final = 0.2
+GAP_MAX: Final = 1 << 20
+"""Frames that one gap counts for at most: what a stranger says must not overflow a counter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Incoming:
         elif counter <= before:
             return False
         else:
-            self.lost += counter - before - 1
+            self.lost += min(counter - before - 1, GAP_MAX)
             del self._counters[session]
         self._counters[session] = counter
         return True
@@ -95,14 +98,21 @@ class Link:
         self.active_since = None
         self.version = self.cluster_version = 0
 
+    def places(self) -> list[tuple[str, int]]:
+        """Return host and port of each URL that has them; a mistake in it is of whoever gave it."""
+        found = []
+        for url in self.member.urls:
+            with suppress(PeerUrlError):
+                found.append(split_url(url))
+        return found
+
     def targets(
         self, resolver: Resolver, keys: Keys | None, names: Collection[str], now: float
     ) -> list[Target]:
         """Return where the peer may be dialled, as far as its host names are known."""
         found = []
-        for url in self.member.urls:
-            host, port = split_url(url)
-            held = [b""] if keys is None else keys.of(self.member.name, names)
+        held = [b""] if keys is None else keys.of(self.member.name, names)
+        for host, port in self.places():
             for address in resolver.find(host, now):
                 place = endpoint(address, port)
                 found += [Target(host, port, place, key) for key in held]
@@ -117,9 +127,15 @@ class Link:
         *,
         afresh: bool = False,
     ) -> None:
-        """Let every connection that is not up dial where the peer should be now."""
+        """Let every connection that is not up dial where the peer should be now.
+
+        One to the holder of a key that is no longer the peer's ends.
+        """
         targets = self.targets(resolver, keys, names, now)
+        held = None if keys is None else keys.of(self.member.name, names)
         for connection in self.connections:
+            if connection.target and held is not None and connection.target.server_key not in held:
+                connection.hang_up()
             target = next_target(targets, connection)
             if target is None:
                 continue

@@ -30,7 +30,7 @@ import zmq
 from kv.version import VERSION
 from transport.lanes import Lane
 from transport.log import Logger
-from transport.peer_address import Resolver, split_url
+from transport.peer_address import Resolver
 from transport.peer_connection import CHANNELS, Connection, Context, Poll
 from transport.peer_faults import Fault, Faults
 from transport.peer_link import Link, PeerMember
@@ -359,8 +359,8 @@ class Peers:
             if ping:
                 self._ping(link, now)
                 if link.active_since is None:  # somebody else may have its address now
-                    for url in link.member.urls:
-                        self._resolver.refresh(split_url(url)[0], now)
+                    for host, _ in link.places():
+                        self._resolver.refresh(host, now)
         if now >= self._next_dial:
             self._dial(now)
         self._listener.tick(now)

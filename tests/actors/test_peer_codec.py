@@ -10,10 +10,13 @@ from raft.change import ConfChange, ConfChangeType, encode
 from raft.messages import (
     PEER_MESSAGES,
     MsgApp,
+    MsgAppResp,
     MsgHeartbeat,
     MsgProp,
+    MsgReadIndex,
     MsgReadIndexResp,
     MsgSnap,
+    MsgTransferLeader,
     MsgVote,
     PeerMessage,
 )
@@ -104,6 +107,24 @@ def test_heartbeats_and_votes_go_beside_entries() -> None:
     assert lane_of(MsgProp(1, 2, 3)) == Lane.APPEND
     assert lane_of(MsgHeartbeat(1, 2, 3)) == Lane.CONTROL
     assert lane_of(MsgVote(1, 2, 3)) == Lane.CONTROL
+
+
+def test_what_was_passed_on_keeps_the_name_of_who_asked() -> None:
+    """Member 2 led a moment ago: what 3 has sent it goes on to the leader, 1."""
+    for passed_on in (
+        MsgProp(1, 3, 0, (Entry(0, 0, b"x"),)),
+        MsgReadIndex(1, 3, 0, b"context"),
+        MsgTransferLeader(1, 3, 7),
+    ):
+        assert read_peer(2, 1, encode_peer(passed_on)) == passed_on
+    for own in (MsgAppResp(1, 3, 7), MsgVote(1, 3, 7), MsgHeartbeat(1, 3, 7)):
+        assert read_peer(2, 1, encode_peer(own)) is None
+
+
+def test_without_entries_or_a_term_a_message_is_none_of_raft_s() -> None:
+    assert read_peer(2, 1, encode_peer(MsgProp(1, 2, 0))) is None
+    for message in (MsgApp(1, 2, 0), MsgHeartbeat(1, 2, 0), MsgVote(1, 2, 0), MsgAppResp(1, 2, 0)):
+        assert read_peer(2, 1, encode_peer(message)) is None
 
 
 def test_a_proposal_that_is_no_change_of_the_configuration_is_refused() -> None:

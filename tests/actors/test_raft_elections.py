@@ -28,7 +28,7 @@ TIMEOUT = 1.0
 HEARTBEAT = 0.02
 
 
-def follower(*, voters: tuple[int, ...] = (1, 2, 3)) -> RawNode:
+def follower(*, voters: tuple[int, ...] = (1, 2, 3), pre_vote: bool = True) -> RawNode:
     """Return member 1, in term 5, without a leader."""
     storage = MemoryStorage(conf_state=ConfState(voters))
     storage.set_hard_state(HardState(5, 0, 0))
@@ -39,7 +39,7 @@ def follower(*, voters: tuple[int, ...] = (1, 2, 3)) -> RawNode:
             heartbeat_tick=1,
             storage=storage,
             rng=lambda n: n - 1,
-            pre_vote=True,
+            pre_vote=pre_vote,
             check_quorum=True,
             async_storage_writes=True,
         )
@@ -79,6 +79,26 @@ def test_a_licence_that_has_run_out_is_none() -> None:
     rules = elections(node, licence=1e-9)
     assert not rules.connected()
     assert not node.has_ready()
+
+
+def test_a_licence_is_none_in_a_later_term() -> None:
+    """Another member asks for votes already, and may have been elected without ours."""
+    node = follower()
+    rules = elections(node, licence=0.5)
+    node.step(MsgVote(1, 2, 6, 0, 0, b"CampaignTransfer"))
+
+    assert node.raft.term == 6
+    assert not rules.connected()
+    assert node.raft.term == 6
+
+
+def test_without_pre_votes_a_lost_leader_is_waited_for() -> None:
+    node = follower(pre_vote=False)
+    rules = elections(node)
+    node.step(MsgHeartbeat(1, 2, 5))
+
+    assert rules.lost([2]) is None
+    assert node.raft.lead == 2
 
 
 def test_a_node_without_licence_waits() -> None:

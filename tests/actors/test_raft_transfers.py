@@ -35,12 +35,13 @@ class Leader:
 
 class Desk:
     def __init__(self) -> None:
-        self.leader: Any = Leader()
+        leader: Any = Leader()
+        self.leader = leader
         self.orders: list[SendSnapshot] = []
         self.warnings: list[str] = []
         self.lives = True
         log: Any = SimpleNamespace(warning=lambda text, **_: self.warnings.append(text))
-        self.transfers = Transfers(self.leader, self._send, log)
+        self.transfers = Transfers(leader, self._send, log)
 
     def _send(self, order: SendSnapshot) -> bool:
         self.orders.append(order)

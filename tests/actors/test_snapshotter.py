@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -198,6 +200,34 @@ def test_the_old_file_is_purged_when_everybody_has_let_go(sides: dict[int, Side]
     assert not any(name.startswith("db.0-0") for name in names)
     assert f"db.{TERM}-101" in names
     assert follower.word(SnapshotterMetric.PURGED) == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_checkpoint_that_finds_no_room_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """To SQLite a quota that is used up is a failing disk."""
+    control = tmp_path / "io"
+    control.write_text("")
+    monkeypatch.setenv("TROUPED_FAULT_IO", str(control))
+    monkeypatch.setenv("TROUPED_ACTOR", "snapshotter")
+    (tmp_path / "m").mkdir()
+    make_board(tmp_path / "m")
+    database = Database(tmp_path / "m" / "member" / "db")
+    actor = Snapshotter(context(tmp_path / "m", "snapshotter", {}))
+    monkeypatch.setattr(actor, "send", lambda *_: True)
+    database.put(200, size=2000)
+    actor.committed(Committed(database.index, 100))
+
+    control.write_text(json.dumps({"growth_errno": number}))
+    actor._checkpoint()
+    assert actor.stats()["durable_index"] == 0
+    control.write_text("")
+    actor._checkpoint()
+
+    assert actor.stats()["durable_index"] == database.index
+    actor.links.close()
+    database.close()
 
 
 def test_an_order_before_there_is_a_database_fails_and_nothing_else(tmp_path: Path) -> None:

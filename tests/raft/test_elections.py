@@ -118,6 +118,19 @@ def test_a_leader_without_a_quorum_steps_down() -> None:
     assert network[1].node.status().raft_state is FOLLOWER
 
 
+def test_what_was_not_sent_is_not_acknowledged() -> None:
+    network = Network(3)
+    network.elect(1)
+    node = network[1].node
+    before = node.raft.tracker.progress[2].match
+
+    node.step(MsgAppResp(1, 2, node.raft.term, 10_000))
+    network.settle()
+
+    assert node.raft.tracker.progress[2].match == before
+    assert node.is_leader
+
+
 def test_who_is_stuck_in_a_higher_term_is_freed() -> None:
     network = Network(3, check_quorum=True)
     network.elect(1)

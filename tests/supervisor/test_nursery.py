@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +48,30 @@ def test_without_a_process_for_a_zygote_it_is_tried_again(monkeypatch: pytest.Mo
     assert zygotes.restarts == 1
     os.kill(zygotes.pid, signal.SIGKILL)
     os.waitpid(zygotes.pid, 0)
+
+
+def test_an_answer_is_not_lost_when_its_zygote_ends_with_orders_unread() -> None:
+    """The kernel tells of the unread order first, and of the answer after that: it was forked."""
+    zygotes = Nursery(member_name="m", modules=(), descriptors=(), failed=lambda _: None)
+    first = zygotes.pid
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    zygotes._channel, real = ours, zygotes._channel
+    assert real is not None
+    for name in ("applier", "lessor"):
+        zygotes.order({"name": name})
+    theirs.recv(1 << 16)
+    theirs.send(json.dumps({"name": "applier", "incarnation": 3, "pid": 77}).encode())
+    theirs.close()  # the order for the lessor is in it
+
+    found = zygotes.answers()
+
+    assert found == [("applier", 3, 77)]
+    assert list(zygotes._outstanding) == ["lessor"]
+    real.close()
+    for pid in {first, zygotes.pid}:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 @pytest.fixture

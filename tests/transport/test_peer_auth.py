@@ -121,6 +121,34 @@ def test_a_key_put_into_the_folder_later_is_let_in(tmp_path: Path) -> None:
     assert not keys[1].reload()
 
 
+def test_a_key_that_is_written_over_counts(tmp_path: Path) -> None:
+    keys = make_keys(tmp_path, "m1", "m2", outsiders=("m3",))
+    file = tmp_path / "allowed" / "m2.pub"
+    before = file.stat().st_ino
+
+    file.write_bytes((tmp_path / "m3.key").read_bytes())
+
+    assert file.stat().st_ino == before
+    assert keys[1].reload()
+    assert keys[1].allows(keys[3].public)
+    assert not keys[1].allows(keys[2].public)
+
+
+def test_who_has_lost_its_key_is_sent_nothing_more(tmp_path: Path) -> None:
+    with World(tmp_path, keys=make_keys(tmp_path, "m1", "m2")) as world:
+        world.connect()
+        link = world[1].links[2]
+        assert all(connection.up for connection in link.connections)
+
+        (tmp_path / "allowed" / "m2.pub").unlink()
+        world.run(lambda: all(connection.target is None for connection in link.connections))
+        world[1].send([2], [Lane.APPEND], [b"secret"])
+        world.run_for(0.5)
+
+        assert not world[2].received.payloads
+        assert not any(connection.up for connection in link.connections)
+
+
 def test_unreadable_keys_are_told_with_their_path(tmp_path: Path) -> None:
     make_keys(tmp_path, "m1")
     allowed = tmp_path / "allowed"

@@ -14,7 +14,7 @@ import zmq
 
 from tests.transport.peer_world import CLUSTER, World
 from transport.lanes import Lane
-from transport.peer_link import SESSIONS_MAX, Incoming
+from transport.peer_link import GAP_MAX, SESSIONS_MAX, Incoming
 from transport.peer_wire import HEADER, MAGIC, Reason, encode_frame
 
 SESSION = 99
@@ -140,6 +140,15 @@ def test_what_is_remembered_of_sessions_is_bounded() -> None:
 
     assert len(incoming._counters) == SESSIONS_MAX
     assert not incoming.accept(-1, 10 * SESSIONS_MAX)
+
+
+def test_a_gap_that_cannot_be_overflows_no_counter() -> None:
+    incoming = Incoming()
+    assert incoming.accept(1, 1)
+
+    assert incoming.accept(1, 2**64 - 1)
+
+    assert incoming.lost == GAP_MAX
 
 
 def test_raw_garbage_on_the_port_disturbs_nobody(tmp_path: Path) -> None:

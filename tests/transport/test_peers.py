@@ -210,6 +210,18 @@ def test_the_next_url_is_tried_when_one_does_not_answer(tmp_path: Path) -> None:
         assert world[1].links[2].connections[0].up
 
 
+def test_a_url_that_names_no_place_harms_nobody_else(tmp_path: Path) -> None:
+    with World(tmp_path, 3, start=[]) as world:
+        world.members[2] = replace(world.members[2], urls=("http://127.0.0.1:238000",))
+        for member_id in (1, 2):
+            world.start(member_id)
+        world.run(lambda: len(world[1].active()) == 1)
+
+        world[1].send([2, 3], [Lane.APPEND] * 2, [b"here", b"nowhere"])
+
+        assert world.take(2, 1).payloads == [b"here"]
+
+
 def test_every_address_of_a_name_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As of `localhost` where a member listens on one of its two addresses only."""
     monkeypatch.setattr(peer_address, "look_up", lambda _: ("::1", "127.0.0.1"))
