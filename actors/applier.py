@@ -73,6 +73,8 @@ RESTART_FRAMES_LEFT_MAX: Final = 1000
 RETRY_SECONDS_MAX: Final = 1.0
 WATCH_NS: Final = 400_000
 TOLD_BYTES: Final = 1 << 20
+LARGE_BYTES_MAX: Final = 64 << 20
+"""Of responses in one transaction: entries that come after so much wait for the next."""
 COUNTED: Final = {
     Op.PUT: ApplierMetric.PUTS,
     Op.DELETE_RANGE: ApplierMetric.DELETES,
@@ -307,12 +309,12 @@ class Applier(Actor):
             failpoints.hit("beforeStartDBTxn")
             self._store.begin()
             failpoints.hit("afterStartDBTxn")
-            batches, conf_changed = self._apply_entries(entries)
+            batches, conf_changed, done = self._apply_entries(entries)
             machine.flush()
         except DISK_ERRORS as error:
             self._wait_for_space(error)
             return
-        self._waiting = []
+        entries, self._waiting = entries[:done], entries[done:]
         requests = sum(len(batch[2]) for own in batches.values() for batch in own)
         facts = machine.take_lease_facts()
         took = time.monotonic_ns() - started
@@ -432,11 +434,18 @@ class Applier(Actor):
         self._untold_bytes = 0
         self.send("raft-node", AppliedTo(self._applied_index))
 
-    def _apply_entries(self, entries: list[Entry]) -> tuple[dict[str, list[Any]], bool]:
+    def _apply_entries(self, entries: list[Entry]) -> tuple[dict[str, list[Any]], bool, int]:
+        """Apply entries, all of them unless their responses become too large together.
+
+        Returns the results by gateway, whether the configuration changed, and how many were.
+        """
         machine = self._machine
         batches: dict[str, list[Any]] = {}
         conf_changed = False
-        for entry in entries:
+        large_bytes = 0
+        for done, entry in enumerate(entries):
+            if large_bytes > LARGE_BYTES_MAX:
+                return batches, conf_changed, done
             if entry.type != EntryType.NORMAL:
                 failpoints.hit("beforeApplyOneConfChange")
                 self._apply_conf_change(entry)
@@ -445,12 +454,13 @@ class Applier(Actor):
             failpoints.hit("beforeApplyOneEntryNormal")
             applied = machine.apply(entry.index, entry.term, entry.data)
             self._uncounted += len(applied.results)
+            large_bytes += machine.large_bytes
             gateway = self._sessions.get(applied.session)
             if gateway is not None:
                 batches.setdefault(gateway, []).append(
                     [applied.session, applied.first_id, applied.results]
                 )
-        return batches, conf_changed
+        return batches, conf_changed, len(entries)
 
     def _note_operations(self, ops: bytes) -> None:
         """Tell on the board what is carried out; the Flush's end takes it into the recorder."""

@@ -60,6 +60,7 @@ _POLICY: Final = (
     "frame-ancestors 'none'",
 )
 T = TypeVar("T")
+Handler = Callable[[Request], Response | None]
 
 
 class Rates(Generic[T]):
@@ -114,10 +115,19 @@ class ActorPages:
 
     def add_to(self, routes: HttpRoutes) -> None:
         """Route the pages."""
-        routes.add("/debug/vars", self._vars, "GET")
-        routes.add(ROOT, self._page)
-        routes.add(f"{ROOT}/", self._data)
-        routes.add(f"{ROOT}/faults", self._faults, "GET", "POST")
+        routes.add("/debug/vars", self._guarded(self._vars), "GET")
+        routes.add(ROOT, self._guarded(self._page))
+        routes.add(f"{ROOT}/", self._guarded(self._data))
+        routes.add(f"{ROOT}/faults", self._guarded(self._faults), "GET", "POST")
+
+    def _guarded(self, handler: Handler) -> Handler:
+        def handle(request: Request) -> Response | None:
+            try:
+                return handler(request)
+            except Exception as error:  # noqa: BLE001 - as net/http recovers a handler
+                return _failed(page_failed(self._log, request.path, error), 500)
+
+        return handle
 
     def _page(self, _: Request) -> Response:
         body = files("actors").joinpath("web/actors.html").read_bytes()

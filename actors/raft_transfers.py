@@ -5,7 +5,8 @@ sent and verified. They are kept until it has them, or for KEPT_SECONDS after th
 releaseDelayAfterSnapshot): else a follower of a leader under load would be sent one snapshot after
 the other. But they are not worth more memory than KEPT_BYTES_MAX.
 
-A transfer that failed is told to raft, which orders another one, only after RETRY_SECONDS.
+A transfer that has failed, as the snapshotter says, is told to raft, which orders another one, only
+after RETRY_SECONDS.
 """
 
 from __future__ import annotations
@@ -28,9 +29,12 @@ RETRY_SECONDS: Final = 1.0
 
 @dataclass(slots=True)
 class _Kept:
-    """The log behind `index` is kept for a member; after its transfer until it has `goal`."""
+    """The log behind `index` is kept for a member; after its transfer until it has `goal`.
 
-    index: int
+    An index of inf keeps nothing: that had become too much.
+    """
+
+    index: float
     goal: int = 0
     until: float = inf
 
@@ -95,11 +99,12 @@ class Transfers:
 
         `memory_bytes` is what the log takes: if that is too much, nothing is kept any more.
         """
-        if self._kept and memory_bytes > KEPT_BYTES_MAX:
-            members = [f"{member:x}" for member in self._kept]
+        needed = {member: kept for member, kept in self._kept.items() if kept.index < inf}
+        if needed and memory_bytes > KEPT_BYTES_MAX:
             self._log.warning(
                 "the log is no longer kept for snapshots under way: too much was written meanwhile",
-                remote_peer_ids=members,
+                remote_peer_ids=[f"{member:x}" for member in needed],
             )
-            self._kept = {}
-        return min((kept.index for kept in self._kept.values()), default=inf)
+            for kept in needed.values():
+                kept.index = inf
+        return min((kept.index for kept in needed.values()), default=inf)

@@ -204,7 +204,10 @@ class SnapshotReceiver:
         except UNREADABLE as error:
             self.problem = f"{name}: {error}"
             return
-        if found[:2] == (index, term):
+        if found[:2] != (index, term) or term > message.term:
+            self.problem = f"{name}: holds index {found[0]} of term {found[1]}"
+        else:
+            self._files.sync_directory(self._directory)  # as in _holds
             metadata = SnapshotMetadata(index, term, found[2])
             snapshot = Snapshot(message.snapshot.data, metadata)
             told = MsgSnap(message.to, message.from_, message.term, snapshot)

@@ -364,13 +364,15 @@ class Http1Connection:
         """Go on with HTTP/1.1 after a request that offered another protocol.
 
         The parser takes such a request for one without a body: of one with a body, return the head
-        without the offer, to be parsed again. Not of the last one, whose body nobody would read.
+        without the offer, to be parsed again.
         """
         self._parser = httptools.HttpRequestParser(self)
         request = self._pending[-1]
         headers = request.headers
-        if self._last or ("content-length" not in headers and "transfer-encoding" not in headers):
+        bodiless = "content-length" not in headers and "transfer-encoding" not in headers
+        if bodiless or request.method == "CONNECT":
             return b""
+        self._last = False
         self._pending.pop()
         query = f"?{request.query_string}" if request.query_string else ""
         lines = [f"{request.method} {quote(request.path)}{query} HTTP/1.1"]

@@ -78,13 +78,12 @@ def needs_previous(request: PutRequest) -> bool:
     return request.ignore_value or request.ignore_lease
 
 
-def apply_put(writer: HistoryWriter, request: PutRequest) -> Result:
+def apply_put(writer: HistoryWriter, request: PutRequest, tally: Tally) -> Result:
     """Put one key. Raises EtcdError: the lease is checked first, then the key."""
     if not writer.has_lease(request.lease):
         raise EtcdError(LEASE_NOT_FOUND)
     if needs_previous(request) and writer.get(request.key) is None:
         raise EtcdError(KEY_NOT_FOUND)
-    tally = Tally()
     return result_of(writer, put(writer, request, tally), tally)
 
 
@@ -108,9 +107,8 @@ def delete_range(
     return response
 
 
-def apply_delete_range(writer: HistoryWriter, request: DeleteRangeRequest) -> Result:
+def apply_delete_range(writer: HistoryWriter, request: DeleteRangeRequest, tally: Tally) -> Result:
     """Delete a key or a range."""
-    tally = Tally()
     return result_of(writer, delete_range(writer, request, tally), tally)
 
 

@@ -35,6 +35,7 @@ from kv.lease_ops import LEASE_OPS, Leases
 from kv.recall import BODY_BYTES_MAX, is_recalled, recall
 from kv.session import CLOSED, Sessions
 from kv.store import REVISION_MAX, SUB_BITS, Kept, Result, Store
+from kv.tally import RESPONSE_BYTES_MAX, Tally
 from kv.txn import apply_txn
 from kv.writer import HistoryWriter
 from raft.message import message
@@ -77,6 +78,7 @@ class Machine:
         "_store",
         "_writer",
         "executed",
+        "large_bytes",
     )
 
     def __init__(self, store: Store, begins: Callable[[bytes], None] | None = None) -> None:
@@ -84,6 +86,8 @@ class Machine:
         self._begins = begins
         self.executed = dict.fromkeys((Op.PUT, Op.DELETE_RANGE, Op.TXN), 0)
         """Requests carried out (also in what was rolled back): whoever counts them sets zero."""
+        self.large_bytes = 0
+        """What the responses of the last entry take that are too big to be kept."""
         self._store = store
         self._big: dict[int, int] = {}
         self.reload()
@@ -151,6 +155,7 @@ class Machine:
         progress.applied_index = index
         progress.applied_term = term
         first_revision = progress.revision
+        self.large_bytes = 0
         if not data:
             return Applied(0, 0, [], first_revision, first_revision)
         batch = decode_batch(data)
@@ -271,6 +276,7 @@ class Machine:
             result = self._execute_one(op, data)
             if not isinstance(result, int) and len(result[1]) > BODY_BYTES_MAX:
                 self._big[len(results)] = revision
+                self.large_bytes += len(result[1])
             results.append(result)
             revision = progress.revision
             if self._writer.changes is not noted:
@@ -298,13 +304,16 @@ class Machine:
         if op == Op.COMPACT:
             return apply_compact(progress, CompactionRequest.FromString(data))
         writer.start(progress.revision)
+        # Small ones are always answered: not by them does an entry's response get too large.
+        tally = Tally(max(BODY_BYTES_MAX, RESPONSE_BYTES_MAX - self.large_bytes))
         result: Result
         if op == Op.PUT:
-            result = apply_put(writer, PutRequest.FromString(data))
+            result = apply_put(writer, PutRequest.FromString(data), tally)
         elif op == Op.DELETE_RANGE:
-            result = apply_delete_range(writer, DeleteRangeRequest.FromString(data))
+            result = apply_delete_range(writer, DeleteRangeRequest.FromString(data), tally)
         else:
-            result = apply_txn(writer, TxnRequest.FromString(data), progress.compact_revision)
+            compact = progress.compact_revision
+            result = apply_txn(writer, TxnRequest.FromString(data), compact, tally)
         progress.revision = writer.revision
         return result
 

@@ -15,6 +15,7 @@ from kv.apply import apply_delete_range, apply_put
 from kv.batch import Op
 from kv.errors import ANSWERED_ALREADY, EtcdError
 from kv.store import KV, Kept, Result, Store
+from kv.tally import Tally
 from kv.txn import apply_txn
 from kv.writer import HistoryWriter
 
@@ -38,13 +39,14 @@ def recall(store: Store, op: int, data: bytes, kept: Kept, compact: int) -> Resu
         return LOST
     past = _Past(store, began)
     result: Result
+    tally = Tally()
     try:
         if op == Op.PUT:
-            result = apply_put(past, PutRequest.FromString(data))
+            result = apply_put(past, PutRequest.FromString(data), tally)
         elif op == Op.DELETE_RANGE:
-            result = apply_delete_range(past, DeleteRangeRequest.FromString(data))
+            result = apply_delete_range(past, DeleteRangeRequest.FromString(data), tally)
         else:
-            result = apply_txn(past, TxnRequest.FromString(data), compact)
+            result = apply_txn(past, TxnRequest.FromString(data), compact, tally)
     except EtcdError:  # it succeeded once; what a txn read at an older revision is gone
         return LOST
     assert not isinstance(result, int), "a big result came back small"

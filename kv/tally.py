@@ -3,7 +3,7 @@
 A message of protobuf ends at 2 GiB, and memory mostly before. What all members carry out must not
 fail on one of them: so the size that is refused is counted from what was found, which is the same
 everywhere. What the request writes is written all the same, as by etcd, where sending the response
-fails.
+fails. The large responses of an entry together are bounded likewise (machine.py).
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ class Tally:
 
     __slots__ = ("_left",)
 
-    def __init__(self) -> None:
-        self._left = RESPONSE_BYTES_MAX
+    def __init__(self, limit: int | None = None) -> None:
+        """`limit` is in bytes, RESPONSE_BYTES_MAX without one."""
+        self._left = RESPONSE_BYTES_MAX if limit is None else limit
 
     @property
     def is_over(self) -> bool:

@@ -161,12 +161,12 @@ def _check_range(request: RangeRequest, current: int, compact: int) -> None:
 # --- execution ------------------------------------------------------------------------------------
 
 
-def apply_txn(writer: HistoryWriter, request: TxnRequest, compact: int) -> Result:
+def apply_txn(writer: HistoryWriter, request: TxnRequest, compact: int, tally: Tally) -> Result:
     """Carry out a txn. Raises EtcdError; nothing has changed then."""
     path = choose(writer, request)
     _check_puts(writer, request, path)
     _check_ranges(request, path, writer.revision, compact)
-    response, tally = TxnResponse(), Tally()
+    response = TxnResponse()
     _execute(writer, request, iter(path), compact, response, tally)
     return result_of(writer, response, tally)
 

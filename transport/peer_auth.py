@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -55,8 +56,9 @@ class Keys:
     def reload(self) -> bool:
         """Read the folder again if it has changed; True if it had. Raises PeerKeyError."""
         try:
-            self._folder.stat()  # a folder that is not there holds no keys, and that is no answer
-            paths = sorted(self._folder.glob(f"*{SUFFIX}"))
+            # Not by glob: to it a folder that can't be read is an empty one.
+            names = sorted(name for name in os.listdir(self._folder) if name.endswith(SUFFIX))
+            paths = [self._folder / name for name in names]
             stats = [path.stat() for path in paths]
         except OSError as error:
             raise PeerKeyError(f"peer keys {self._folder}: {error}") from error

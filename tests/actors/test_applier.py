@@ -134,6 +134,24 @@ def test_committed_entries_are_answered_to_the_gateway_of_their_session(bench: B
     assert AppliedTo(3) in [m for _, m in bench.sent]
 
 
+def test_large_responses_end_their_transaction(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one transaction holds in memory is bounded however many entries wait."""
+    monkeypatch.setattr(applier_module, "LARGE_BYTES_MAX", 100_000)
+    bench.apply(put(1, b"k", b"v" * 90_000))
+    bench.sent.clear()
+    again = PutRequest(key=b"k", value=b"w" * 90_000, prev_kv=True).SerializeToString()
+
+    bench.apply(
+        *(encode_batch(SESSION, 1, number, bytes([Op.PUT]), [again]) for number in range(2, 7))
+    )
+
+    told = [message for _, message in bench.sent if isinstance(message, Applied)]
+    assert [len(message.batches) for message in told] == [2, 2, 1]
+    assert [batch[1] for batch in bench.answers()] == [2, 3, 4, 5, 6]
+
+
 def test_a_gateway_is_told_of_others_batches_only_while_it_has_clients(bench: Bench) -> None:
     bench.actor.welcome("gateway-1", SESSION + 1)
     bench.apply(put(1, b"k", b"v"))

@@ -320,6 +320,12 @@ def test_an_upgrade_to_h2c_is_ignored() -> None:
         b"POST /echo HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\nhi"
     )
     assert body_of(posted) == b"hi"
+    last = site.send(
+        b"POST /echo HTTP/1.1\r\nConnection: close, Upgrade\r\nUpgrade: h2c\r\n"
+        b"Content-Length: 2\r\n\r\nhi"
+    )
+    assert body_of(last) == b"hi"
+    assert site.connection.closed
 
 
 def test_a_tunnel_is_not_offered() -> None:

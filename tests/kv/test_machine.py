@@ -9,7 +9,7 @@ from typing import Any
 import msgpack
 import pytest
 
-import kv.tally
+import kv.machine
 from etcdpb.rpc_pb2 import (
     AlarmRequest,
     AlarmResponse,
@@ -155,7 +155,11 @@ def test_a_response_that_is_too_large_is_refused_and_its_writes_stay(
     driver: MemoryDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where it ends does not depend on memory or on protobuf: every member refuses the same."""
-    monkeypatch.setattr(kv.tally, "RESPONSE_BYTES_MAX", 4 * (ROW_BYTES + 1001))
+    for module, name, limit in (
+        (kv.machine, "RESPONSE_BYTES_MAX", 4 * (ROW_BYTES + 1001)),
+        (kv.machine, "BODY_BYTES_MAX", 100),  # what is small is always answered
+    ):
+        monkeypatch.setattr(module, name, limit)
     driver.propose(*(put(name, b"v" * 1000) for name in (b"a", b"b", b"c")))
     ranges, fits, delete = TxnRequest(), TxnRequest(), TxnRequest()
     for txn, times in ((ranges, 2), (fits, 1)):
@@ -181,6 +185,29 @@ def test_a_response_that_is_too_large_is_refused_and_its_writes_stay(
     assert not isinstance(results[2], int)
     assert results[2][0] == 8  # the put of `ranges`, what `delete` did, and this
     assert again == [8, 9]
+
+
+def test_the_responses_of_an_entry_are_bounded_together(
+    driver: MemoryDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kv.machine, "RESPONSE_BYTES_MAX", 4 * (ROW_BYTES + 1001))
+    monkeypatch.setattr(kv.machine, "BODY_BYTES_MAX", 100)
+    driver.propose(*(put(name, b"v" * 1000) for name in (b"a", b"b", b"c")), put(b"s", b"small"))
+    large, small = TxnRequest(), TxnRequest()
+    for txn, key, end in ((large, b"a", b"d"), (small, b"s", b"t")):
+        txn.success.add().request_put.CopyFrom(put(b"z"))
+        txn.success.add().request_range.CopyFrom(RangeRequest(key=key, range_end=end))
+
+    first, second, third = driver.propose(large, large, small)
+    told = driver.machine.large_bytes
+    again = driver.propose(large)
+
+    assert not isinstance(first, int)
+    assert second == -RESPONSE_TOO_LARGE.number
+    assert not isinstance(third, int)
+    assert third[0] == 8
+    assert told == len(first[1])
+    assert not isinstance(again[0], int)
 
 
 def test_without_space_only_puts_are_refused(driver: MemoryDriver) -> None:

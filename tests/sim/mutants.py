@@ -205,8 +205,8 @@ def results_name_the_member() -> list[Change]:
     """What is kept as a result depends on the member that keeps it."""
     delete = kv.apply.apply_delete_range
 
-    def signed(writer: Any, request: Any) -> Any:
-        result = delete(writer, request)
+    def signed(writer: Any, request: Any, tally: Any) -> Any:
+        result = delete(writer, request, tally)
         if isinstance(result, int):
             return result
         header = b"\x0a\x02\x10" + bytes([MACHINE.process.member.id])

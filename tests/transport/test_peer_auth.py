@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,6 +134,23 @@ def test_a_key_that_is_written_over_counts(tmp_path: Path) -> None:
     assert keys[1].reload()
     assert keys[1].allows(keys[3].public)
     assert not keys[1].allows(keys[2].public)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE])
+def test_a_folder_that_cannot_be_read_takes_no_key_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    keys = make_keys(tmp_path, "m1", "m2")
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, refuse)
+    with pytest.raises(PeerKeyError):
+        keys[1].reload()
+
+    assert keys[1].allows(keys[2].public)
 
 
 def test_who_has_lost_its_key_is_sent_nothing_more(tmp_path: Path) -> None:
