@@ -73,8 +73,10 @@ RESTART_FRAMES_LEFT_MAX: Final = 1000
 RETRY_SECONDS_MAX: Final = 1.0
 WATCH_NS: Final = 400_000
 TOLD_BYTES: Final = 1 << 20
+APPLY_SECONDS_MAX: Final = 1.0
 LARGE_BYTES_MAX: Final = 64 << 20
-"""Of responses in one transaction: entries that come after so much wait for the next."""
+"""Of time, and of large responses, in one transaction: entries after so much wait for the next. Who
+is killed in the middle of one begins again with all of it."""
 COUNTED: Final = {
     Op.PUT: ApplierMetric.PUTS,
     Op.DELETE_RANGE: ApplierMetric.DELETES,
@@ -133,7 +135,7 @@ class Applier(Actor):
         )
         self._note_generation()
         self.metric(ApplierMetric.INSTALLING, 0)
-        self._machine = Machine(self._store, self._note_operations)
+        self._machine = self._make_machine()
         self._commit_took = Histogram(self.board, self.name, ApplierMetric.COMMIT)
         self._leases = LeaseCounts(self.board, self.name)
         self._ballast.keep()
@@ -220,7 +222,7 @@ class Applier(Actor):
         failpoints.hit("applyAfterOpenSnapshot")
         self._store.abandon()
         self._store = store
-        self._machine = Machine(self._store, self._note_operations)
+        self._machine = self._make_machine()
         self._committed = max(self._committed, message.index)
         self._applied_index = self._machine.applied_index
         self.metric(ApplierMetric.INSTALLING, 0)
@@ -435,7 +437,7 @@ class Applier(Actor):
         self.send("raft-node", AppliedTo(self._applied_index))
 
     def _apply_entries(self, entries: list[Entry]) -> tuple[dict[str, list[Any]], bool, int]:
-        """Apply entries, all of them unless their responses become too large together.
+        """Apply entries, all of them unless that takes long or their responses become too large.
 
         Returns the results by gateway, whether the configuration changed, and how many were.
         """
@@ -443,8 +445,9 @@ class Applier(Actor):
         batches: dict[str, list[Any]] = {}
         conf_changed = False
         large_bytes = 0
+        end = time.monotonic() + APPLY_SECONDS_MAX
         for done, entry in enumerate(entries):
-            if large_bytes > LARGE_BYTES_MAX:
+            if done and (large_bytes > LARGE_BYTES_MAX or time.monotonic() >= end):
                 return batches, conf_changed, done
             if entry.type != EntryType.NORMAL:
                 failpoints.hit("beforeApplyOneConfChange")
@@ -461,6 +464,9 @@ class Applier(Actor):
                     [applied.session, applied.first_id, applied.results]
                 )
         return batches, conf_changed, len(entries)
+
+    def _make_machine(self) -> Machine:
+        return Machine(self._store, self._note_operations, self.note_progress)
 
     def _note_operations(self, ops: bytes) -> None:
         """Tell on the board what is carried out; the Flush's end takes it into the recorder."""

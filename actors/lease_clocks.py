@@ -72,8 +72,10 @@ class ClockFile:
     def begin(self, term: int) -> None:
         """Forget everything: a lessor is promoted in `term`."""
         self._words[1] = 0
-        os.ftruncate(self._descriptor, 8 * HEADER_WORDS)  # what is cut off comes back as zeros
+        # No shorter than it was when it was made: on a full disk somebody else would take the room.
+        os.ftruncate(self._descriptor, 8 * (HEADER_WORDS + FIRST_SLOTS * SLOT_WORDS))
         self._resize(FIRST_SLOTS)
+        self._words[HEADER_WORDS:] = memoryview(bytes(8 * FIRST_SLOTS * SLOT_WORDS)).cast("q")
         self._free = list(range(FIRST_SLOTS - 1, -1, -1))
         self._words[1] = term
 

@@ -95,11 +95,13 @@ class SnapshotReceiver:
         own_id: Callable[[], int],
         applied_index: Callable[[], int],
         leftover: Announced | None = None,
+        goes_on: Callable[[], None] = lambda: None,
     ) -> None:
         """`emit(to, message)` sends or drops; `deliver(payload)` tells the raft node, False if not.
 
         `own_id` and `applied_index` are this member's, `applied_index` perhaps an older one;
-        `leftover` is a half-received file: an offer of the same goes on with it.
+        `leftover` is a half-received file: an offer of the same goes on with it. `goes_on()` is
+        called in what takes long.
         """
         self._directory = directory
         self._files = files
@@ -108,6 +110,7 @@ class SnapshotReceiver:
         self._own_id = own_id
         self._applied_index = applied_index
         self._leftover = leftover
+        self._goes_on = goes_on
         self._incoming: _Incoming | None = None
         self._telling: tuple[int, int, bytes] | None = None
         self.counts = ReceiverCounts()
@@ -291,7 +294,9 @@ class SnapshotReceiver:
         self._files.close(incoming.descriptor)
         incoming.descriptor = -1
         conf_state = incoming.message.snapshot.metadata.conf_state
-        incoming.verifying = verify(incoming.path, incoming.announced, conf_state, self._files)
+        incoming.verifying = verify(
+            incoming.path, incoming.announced, conf_state, self._files, self._goes_on
+        )
 
     def _verify(self, incoming: _Incoming, now: float) -> None:
         assert incoming.verifying is not None

@@ -195,6 +195,7 @@ class Snapshotter(Actor):
             own_id=lambda: self._words[raft],
             applied_index=lambda: self._words[applier],
             leftover=left.incoming,
+            goes_on=self.note_progress,
         )
         return True
 

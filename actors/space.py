@@ -32,7 +32,9 @@ class Ballast:
     def __init__(self, directory: Path) -> None:
         self._files = default_files()
         self._path = directory / "ballast"
-        self._present = self._path.exists()
+        # One that is shorter was being made by a process that was killed: it holds nothing back.
+        least = self._size(os.statvfs(directory))
+        self._present = self._path.exists() and self._path.stat().st_size >= least
 
     @property
     def present(self) -> bool:

@@ -27,10 +27,11 @@ from kv.errors import (
     KEY_NOT_FOUND,
     LEASE_NOT_FOUND,
     RESPONSE_TOO_LARGE,
+    TOO_MANY_CHANGES,
     EtcdError,
 )
 from kv.range import add_kvs, range_bounds
-from kv.store import KV, Progress, Result
+from kv.store import KV, SUB_MAX, Progress, Reads, Result
 from kv.tally import Tally
 from kv.writer import HistoryWriter
 
@@ -108,8 +109,22 @@ def delete_range(
 
 
 def apply_delete_range(writer: HistoryWriter, request: DeleteRangeRequest, tally: Tally) -> Result:
-    """Delete a key or a range."""
+    """Delete a key or a range. Raises EtcdError."""
+    check_changes(deletes(writer, request))
     return result_of(writer, delete_range(writer, request, tally), tally)
+
+
+def deletes(reads: Reads, request: DeleteRangeRequest) -> int:
+    """Return how many keys a request deletes at most."""
+    if not request.range_end:
+        return 1
+    return reads.count(request.key, range_bounds(request.range_end))
+
+
+def check_changes(count: int) -> None:
+    """Refuse more changes than a revision can hold, before anything has changed."""
+    if count > SUB_MAX:
+        raise EtcdError(TOO_MANY_CHANGES)
 
 
 def apply_compact(progress: Progress, request: CompactionRequest) -> Result:

@@ -268,6 +268,13 @@ RESPONSE_TOO_LARGE: Final = _error(
     "etcdserver: response is too large",
 )
 
+# Where etcd has no bound.
+TOO_MANY_CHANGES: Final = _error(
+    69,
+    Code.RESOURCE_EXHAUSTED,
+    "etcdserver: too many changes in one request",
+)
+
 TIMEOUTS: Final = frozenset(
     {
         LEADER_CHANGED,  # only told to a read that was retried until its time was over

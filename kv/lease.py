@@ -294,6 +294,7 @@ class Lessor:
             self._schedule_checkpoint(clock, now)  # once more, should this one be lost
             seconds = -(-(clock.expiry - now) // SECOND_NS)
             if seconds < clock.ttl and lease_id not in self._resets:
+                clock.remaining_ttl = seconds  # from now on: it must not come after a renewal
                 found.append((lease_id, clock.granted_index, seconds))
         return found
 

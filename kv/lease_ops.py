@@ -20,6 +20,7 @@ from typing import Final, TypeAlias
 import msgpack
 
 from etcdpb.rpc_pb2 import LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeRequest
+from kv.apply import check_changes
 from kv.batch import Op
 from kv.errors import LEASE_EXIST, LEASE_NOT_FOUND, LEASE_TTL_TOO_LARGE, EtcdError
 from kv.store import Lease, Progress, Result, Store
@@ -121,8 +122,10 @@ class Leases:
     def _revoke(self, lease: Lease, progress: Progress) -> Result:
         writer = self._writer
         writer.sync()
+        keys = self._store.lease_keys(lease.id)
+        check_changes(len(keys))
         writer.start(progress.revision)
-        for key in self._store.lease_keys(lease.id):
+        for key in keys:
             writer.delete(key)
         progress.revision = writer.revision
         self._store.delete_lease(lease.id)

@@ -71,6 +71,7 @@ class Machine:
         "_alarmed",
         "_begins",
         "_big",
+        "_goes_on",
         "_leases",
         "_progress",
         "_sessions",
@@ -81,9 +82,18 @@ class Machine:
         "large_bytes",
     )
 
-    def __init__(self, store: Store, begins: Callable[[bytes], None] | None = None) -> None:
-        """`begins(ops)` is told of each batch before it is carried out."""
+    def __init__(
+        self,
+        store: Store,
+        begins: Callable[[bytes], None] | None = None,
+        goes_on: Callable[[], None] | None = None,
+    ) -> None:
+        """`begins(ops)` is told of each batch before it is carried out.
+
+        `goes_on()` is called before each request that may take long: any but a plain put.
+        """
         self._begins = begins
+        self._goes_on = goes_on
         self.executed = dict.fromkeys((Op.PUT, Op.DELETE_RANGE, Op.TXN), 0)
         """Requests carried out (also in what was rolled back): whoever counts them sets zero."""
         self.large_bytes = 0
@@ -286,6 +296,8 @@ class Machine:
         return results
 
     def _execute_one(self, op: int, data: bytes) -> Result:
+        if self._goes_on is not None:
+            self._goes_on()
         try:
             if op in _KEY_OPS:
                 return self._execute_key_op(op, data)

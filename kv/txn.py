@@ -24,7 +24,7 @@ from etcdpb.rpc_pb2 import (
     TxnRequest,
     TxnResponse,
 )
-from kv.apply import delete_range, needs_previous, put, result_of
+from kv.apply import check_changes, delete_range, deletes, needs_previous, put, result_of
 from kv.errors import COMPACTED, FUTURE_REV, KEY_NOT_FOUND, LEASE_NOT_FOUND, EtcdError
 from kv.range import is_small, range_bounds, range_response
 from kv.store import KV, Reads, Result
@@ -144,6 +144,17 @@ def _check_put(writer: HistoryWriter, request: PutRequest) -> None:
         raise EtcdError(LEASE_NOT_FOUND)
 
 
+def _check_changes(writer: HistoryWriter, request: TxnRequest, path: list[bool]) -> None:
+    """What one operation puts no other deletes (api/validate.py): the numbers add up."""
+    count = 0
+    for op in _chosen(request, iter(path)):
+        if op.HasField("request_delete_range"):
+            count += deletes(writer, op.request_delete_range)
+        elif op.HasField("request_put"):
+            count += 1
+    check_changes(count)
+
+
 def _check_ranges(request: TxnRequest, path: list[bool], current: int, compact: int) -> None:
     for op in _chosen(request, iter(path)):
         if op.HasField("request_range"):
@@ -166,6 +177,7 @@ def apply_txn(writer: HistoryWriter, request: TxnRequest, compact: int, tally: T
     path = choose(writer, request)
     _check_puts(writer, request, path)
     _check_ranges(request, path, writer.revision, compact)
+    _check_changes(writer, request, path)
     response = TxnResponse()
     _execute(writer, request, iter(path), compact, response, tally)
     return result_of(writer, response, tally)

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +42,7 @@ from storage.store import load_conf_state
 STEP_PAGES: Final = 256  # 1 MiB
 STEP_BYTES: Final = 1 << 20
 CHECKSUM_BYTES: Final = 32
+PROGRESS_STEPS: Final = 100_000  # of SQLite's virtual machine
 SPARE_BYTES: Final = 16 << 20
 """What a snapshot file leaves free on the disk: a full one stops puts."""
 MAKING: Final = "snapshot.making"
@@ -193,12 +195,17 @@ def recheck(path: Path, files: Files) -> Generator[None, None, SnapshotFile | No
 
 
 def verify(
-    path: Path, announced: Announced, conf_state: ConfState, files: Files
+    path: Path,
+    announced: Announced,
+    conf_state: ConfState,
+    files: Files,
+    goes_on: Callable[[], None] = lambda: None,
 ) -> Generator[None, None, None]:
     """Check a received file against what was announced. Raises SnapshotError.
 
     Every byte (SHA-256), the format, the structure of all tables (quick_check), and that it holds
-    the state after the very entry, with the very configuration, that raft was told of.
+    the state after the very entry, with the very configuration, that raft was told of. The check of
+    the structure is one step, however large the file is: `goes_on()` is called now and then.
     """
     checksum, size = yield from checksum_of(path, files)
     if size != announced.size:
@@ -207,6 +214,7 @@ def verify(
         raise SnapshotError("the checksum differs")
     try:
         connection = open_snapshot(path)
+        connection.set_progress_handler(partial(_go_on, goes_on), PROGRESS_STEPS)
         try:
             ((answer,),) = connection.execute("PRAGMA quick_check(1)").fetchall()
         finally:
@@ -219,6 +227,12 @@ def verify(
         raise SnapshotError(f"quick_check: {answer}")
     if found != (announced.index, announced.term, conf_state):
         raise SnapshotError(f"holds {found}, not index {announced.index} of {announced.term}")
+
+
+def _go_on(goes_on: Callable[[], None]) -> bool:
+    """Tell SQLite not to stop."""
+    goes_on()
+    return False
 
 
 def publish(directory: Path, announced: Announced, files: Files) -> Path:

@@ -29,6 +29,8 @@ APPLIER_ALLOWANCES: Final = {
     _TAGS[Checkpointed]: 15.0,
     _TAGS[InstallSnapshot]: 300.0,
 }
+# A new leader's lessor reads all leases at once: some 3 s for each million.
+LESSOR_ALLOWANCES: Final = {FLUSH_TAG: 60.0}
 RAFT_NODE_ALLOWANCES: Final = {FLUSH_TAG: 10.0, TICK_TAG: 10.0, _TAGS[Durable]: 10.0}
 
 # Clients wait while one of these is away, and others elect a new leader if it takes long.
@@ -73,6 +75,7 @@ STAGE: Final = (
         backoff_max=SOON,
         exit_code=83,
         reason="lease clocks only; state is in the database",
+        allowances=LESSOR_ALLOWANCES,
         oom_score_adj=100,
     ),
     ChildSpec(

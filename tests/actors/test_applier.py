@@ -13,7 +13,13 @@ from actors import applier as applier_module
 from actors.applier import Applier
 from actors.messages import Applied, AppliedTo, Apply, CommittedTo, CompactionScheduled, Prune
 from actors.metrics import ApplierMetric, RaftMetric
-from etcdpb.rpc_pb2 import CompactionRequest, PutRequest, RangeRequest, RangeResponse
+from etcdpb.rpc_pb2 import (
+    CompactionRequest,
+    DeleteRangeRequest,
+    PutRequest,
+    RangeRequest,
+    RangeResponse,
+)
 from kv.batch import Op, encode_batch
 from storage.reader import Reader
 from transport.context import ActorContext
@@ -132,6 +138,28 @@ def test_committed_entries_are_answered_to_the_gateway_of_their_session(bench: B
     bench.actor.tick(Tick(0.0))
 
     assert AppliedTo(3) in [m for _, m in bench.sent]
+
+
+def test_what_takes_long_is_committed_entry_by_entry(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else who is killed in the middle, as stuck, had to begin again with all that waits."""
+    monkeypatch.setattr(applier_module, "APPLY_SECONDS_MAX", 0.0)
+
+    bench.apply(*(put(number, b"k", b"v") for number in range(1, 4)))
+
+    told = [message for _, message in bench.sent if isinstance(message, Applied)]
+    assert [len(message.batches) for message in told] == [1, 1, 1]
+    assert bench.answers() == [[SESSION, 1, [2]], [SESSION, 2, [3]], [SESSION, 3, [4]]]
+
+
+def test_slow_requests_say_that_they_go_on(bench: Bench) -> None:
+    before = bench.actor.board.get("applier", Cell.LOOPS)
+    delete = DeleteRangeRequest(key=b"a", range_end=b"z").SerializeToString()
+
+    bench.apply(encode_batch(SESSION, 1, 1, bytes([Op.DELETE_RANGE] * 5), [delete] * 5))
+
+    assert bench.actor.board.get("applier", Cell.LOOPS) - before >= 5
 
 
 def test_large_responses_end_their_transaction(

@@ -89,6 +89,26 @@ def test_it_grows_and_uses_freed_slots_again(tmp_path: Path) -> None:
     assert len(expiries(path, 1)) == 3 * FIRST_SLOTS
 
 
+def test_a_new_term_gives_no_room_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "leases"
+    file = ClockFile(path)
+    sizes = [path.stat().st_size]
+    file.begin(1)
+    file.keep(clock(5))
+    shortened = os.ftruncate
+
+    def truncate(descriptor: int, length: int) -> None:
+        shortened(descriptor, length)
+        sizes.append(path.stat().st_size)
+
+    monkeypatch.setattr(os, "ftruncate", truncate)
+    file.begin(2)
+
+    assert len(sizes) == 2
+    assert min(sizes) == sizes[0]
+    assert expiries(path, 2) == {}
+
+
 def test_a_file_of_something_else_is_begun_anew(tmp_path: Path) -> None:
     path = tmp_path / "leases"
     path.write_bytes(b"\x03\0\0\0\0\0\0\0" * 50)

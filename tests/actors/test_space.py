@@ -36,6 +36,18 @@ def test_a_reserve_from_an_earlier_run_is_found(tmp_path: Path) -> None:
     assert Ballast(tmp_path).present
 
 
+def test_a_reserve_that_was_only_begun_is_made_anew(tmp_path: Path) -> None:
+    Ballast(tmp_path).keep()
+    size = (tmp_path / "ballast").stat().st_size
+    (tmp_path / "ballast").write_bytes(b"")
+
+    ballast = Ballast(tmp_path)
+
+    assert not ballast.present
+    assert ballast.keep()
+    assert (tmp_path / "ballast").stat().st_size == size
+
+
 def test_a_start_on_a_full_disk_is_tried_again_after_each_making_of_space() -> None:
     full = [
         OSError(errno.ENOSPC, "full"),

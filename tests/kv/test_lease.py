@@ -199,6 +199,20 @@ def test_a_long_lease_is_checkpointed_and_its_renewal_waits_for_the_reset() -> N
     assert lessor.due_checkpoints(now + 2 + CHECKPOINT_NS) == [(1, 5, 701)]
 
 
+def test_a_checkpoint_under_way_does_not_come_after_a_renewal() -> None:
+    """Who is told its whole TTL must have it from a later leader, too."""
+    lessor = primary(lease(1, ttl=1000), checkpoint_ns=CHECKPOINT_NS)
+    now = START + CHECKPOINT_NS
+    assert lessor.due_checkpoints(now) == [(1, 5, 700)]
+
+    assert lessor.renew(1, now + 1) == AGAIN  # the reset goes through the log, behind it
+    assert lessor.due_checkpoints(now + 1) == [(1, 5, 0)]
+    lessor.checkpointed(1, 5, 700, now + 2)
+    lessor.checkpointed(1, 5, 0, now + 3)
+
+    assert lessor.renew(1, now + 4) == 1000
+
+
 def test_without_the_feature_nothing_is_checkpointed() -> None:
     lessor = primary(lease(1, ttl=1000))
 

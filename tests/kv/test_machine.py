@@ -9,12 +9,15 @@ from typing import Any
 import msgpack
 import pytest
 
+import kv.apply
 import kv.machine
 from etcdpb.rpc_pb2 import (
     AlarmRequest,
     AlarmResponse,
     AlarmType,
     DeleteRangeRequest,
+    LeaseGrantRequest,
+    LeaseRevokeRequest,
     PutRequest,
     RangeRequest,
     TxnRequest,
@@ -27,6 +30,7 @@ from kv.errors import (
     NO_SPACE,
     RESPONSE_TOO_LARGE,
     SESSION_CLOSED,
+    TOO_MANY_CHANGES,
     RevisionOverflowError,
 )
 from kv.machine import Machine
@@ -185,6 +189,44 @@ def test_a_response_that_is_too_large_is_refused_and_its_writes_stay(
     assert not isinstance(results[2], int)
     assert results[2][0] == 8  # the put of `ranges`, what `delete` did, and this
     assert again == [8, 9]
+
+
+def test_more_changes_than_a_revision_holds_are_refused_and_change_nothing(
+    driver: MemoryDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kv.apply, "SUB_MAX", 3)
+    driver.propose(LeaseGrantRequest(ID=7, TTL=9))
+    for name in (b"a", b"b", b"c", b"d"):
+        driver.propose(PutRequest(key=name, value=b"v", lease=7))
+    twice, fits = TxnRequest(), TxnRequest()
+    for begin, end in ((b"a", b"c"), (b"c", b"e")):
+        twice.success.add().request_delete_range.CopyFrom(
+            DeleteRangeRequest(key=begin, range_end=end)
+        )
+    fits.success.add().request_put.CopyFrom(put(b"e"))
+    fits.success.add().request_delete_range.CopyFrom(DeleteRangeRequest(key=b"a", range_end=b"c"))
+    everything = DeleteRangeRequest(key=b"a", range_end=b"z")
+
+    refused = driver.propose(everything, twice, LeaseRevokeRequest(ID=7))
+    (done,) = driver.propose(fits)
+
+    assert refused == [-TOO_MANY_CHANGES.number] * 3
+    assert not isinstance(done, int)
+    assert done[0] == 6
+
+
+def test_whoever_waits_is_told_that_slow_requests_go_on() -> None:
+    told = list[None]()
+    store = MemoryStore()
+    store.begin()
+    machine = Machine(store, goes_on=lambda: told.append(None))
+    slow = [DeleteRangeRequest(key=b"a", range_end=b"z"), TxnRequest()]
+    ops = bytes([Op.PUT, *(OPS[type(request).__name__] for request in slow)])
+    requests = [put(b"k").SerializeToString(), *(r.SerializeToString() for r in slow)]
+
+    machine.apply(1, 1, encode_batch(0, 0, 0, ops, requests))
+
+    assert len(told) == 2
 
 
 def test_the_responses_of_an_entry_are_bounded_together(

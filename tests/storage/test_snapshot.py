@@ -7,6 +7,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+import storage.snapshot
 from raft.state import ConfState
 from storage.checkpoint import Checkpointer
 from storage.database import DatabaseError, open_installed, place, set_current, snapshot_name
@@ -40,6 +41,22 @@ def arrive(facts: SnapshotFile, directory: Path, content: bytes | None = None) -
 
 def check(what: Announced, directory: Path, conf_state: ConfState = CONF) -> None:
     finish(verify(directory / what.partial_name, what, conf_state, FILES))
+
+
+def test_whoever_waits_is_told_that_a_long_check_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage.snapshot, "PROGRESS_STEPS", 100)
+    database = Database(tmp_path / "db")
+    database.put(500)
+    what = arrive(made(database), tmp_path / "other")
+    told = list[None]()
+
+    path = tmp_path / "other" / what.partial_name
+    finish(verify(path, what, CONF, FILES, lambda: told.append(None)))
+
+    assert len(told) > 3
+    database.close()
 
 
 def test_a_file_made_under_writes_holds_the_state_after_one_entry(tmp_path: Path) -> None:
