@@ -111,6 +111,7 @@ class TransportMetric(IntEnum):
     LOST_FRAMES = 6  # gaps seen in what came from peers
     INBOUND_CLOSED = 7  # connections of others that ended, as those that sent too big a frame
     UNDELIVERED = 8  # payloads that came and whose actor had no open stream
+    STANDING = 9  # transport.peer_wire.Standing of this member with the first peer that answered
     REJECTED = 16  # one word for each transport.peer_wire.Reason
     PEERS = 32  # PEER_SLOTS times PeerMetric
 

@@ -47,9 +47,11 @@ from actors.messages import (
 )
 from actors.metrics import ApplierMetric, Histogram, RaftMetric, TransportMetric
 from actors.peer_codec import decode_peer, read_peer
+from actors.raft_admission import Admission
 from actors.raft_clients import CONTEXT, Clients
+from actors.raft_core import make_core
 from actors.raft_elections import Elections, longest_round_trip
-from actors.raft_feed import APPLY_BYTES_MAX, Feed
+from actors.raft_feed import Feed
 from actors.raft_grant import Granting
 from actors.raft_log import FAST_SYNC_NS, Fsyncs, RaftLog
 from actors.raft_outbox import Outbox
@@ -62,7 +64,6 @@ from actors.recovery import recover
 from actors.space import LogSpace
 from actors.wire import WATCHED_REQUESTS_MAX
 from raft.conf_change import decode
-from raft.config import Config
 from raft.errors import ProposalDroppedError, StepPeerNotFoundError
 from raft.message import message
 from raft.messages import (
@@ -73,7 +74,7 @@ from raft.messages import (
     MsgStorageAppend,
     MsgStorageApply,
 )
-from raft.raw_node import RawNode, Ready
+from raft.raw_node import Ready
 from raft.size import NO_LIMIT
 from raft.state import Entry, EntryType, HardState
 from transport.context import ActorContext
@@ -81,10 +82,8 @@ from transport.counters import Cell
 from transport.links import Welcome
 from transport.mailbox import Flush, Tick
 
+ADMISSION_SECONDS: Final = 0.02
 WATCHED_SYNC_NS: Final = 250_000  # the applier watches for longer than that
-MSG_BYTES_MAX: Final = 512 << 10
-INFLIGHT_MAX: Final = 512
-INFLIGHT_BYTES_MAX: Final = 8 << 20  # a member that catches up holds up nobody's heartbeats
 
 
 @message
@@ -141,26 +140,22 @@ class RaftNode(Actor):
             syncing=partial(self.metric, RaftMetric.SYNC_SINCE_NS),
         )
         self._storage = self._log.storage
+        asks = recovered.is_first and self._storage.last_index() > 1  # an entry for each member
+        self._admission = Admission(
+            self._id,
+            lambda: self._words[self._transport + TransportMetric.STANDING],
+            asks=asks and not config.get("unsafe_rejoin"),
+        )
         self._feed = Feed(self._storage, partial(self.send, "applier"), self._applier_open)
         self._term = self._storage.initial_state()[0].term
         self._feed.may_apply = recovered.applied_index
-        self._node = node = RawNode(
-            Config(
-                id=self._id,
-                election_tick=max(2, round(self._election_timeout / self._tick_length)),
-                heartbeat_tick=1,
-                storage=self._storage,
-                applied=recovered.applied_index,
-                async_storage_writes=True,
-                max_size_per_msg=MSG_BYTES_MAX,
-                max_committed_size_per_ready=APPLY_BYTES_MAX,
-                max_inflight_msgs=INFLIGHT_MAX,
-                max_inflight_bytes=INFLIGHT_BYTES_MAX,
-                check_quorum=True,
-                pre_vote=bool(config["pre_vote"]),
-                step_down_on_removal=True,
-                rng=self._chance.randrange,
-            )
+        self._node = node = make_core(
+            self._id,
+            self._storage,
+            recovered.applied_index,
+            election_ticks=round(self._election_timeout / self._tick_length),
+            pre_vote=bool(config["pre_vote"]),
+            rng=self._chance.randrange,
         )
         self._transfers = Transfers(node, self._send_snapshot, self.log)
         self._outbox = Outbox(self._send_transport, Quorum(node, self._id), self._tick_length)
@@ -266,6 +261,8 @@ class RaftNode(Actor):
     @handles(PeerReceived)
     def peer_received(self, message: PeerReceived) -> None:
         """Step what other members sent; what is none of raft's is dropped and counted."""
+        if not self._admission.granted():
+            return
         for sender, payload in zip(message.senders, message.payloads, strict=True):
             received = read_peer(sender, self._id, payload)
             if received is None:
@@ -308,7 +305,8 @@ class RaftNode(Actor):
     @handles(SnapshotReceived)
     def snapshot_received(self, message: SnapshotReceived) -> None:
         """The leader's state is on disk here; raft decides whether it is news."""
-        self._step(decode_peer(message.payload))
+        if self._admission.granted():
+            self._step(decode_peer(message.payload))
 
     # --- time ------------------------------------------------------------------------------------
 
@@ -318,25 +316,30 @@ class RaftNode(Actor):
         now = message.now
         self._feed.tell_late(now, self._words[self._applied_word])
         campaign_at = self._elections.tick(now)
-        if now >= self._next_tick:
-            self._node.tick()
+        if now >= self._next_tick and not self._admission.granted():
+            self._next_tick = now + ADMISSION_SECONDS
+        elif now >= self._next_tick:
             self._next_tick = max(self._next_tick + self._tick_length, now)
-            self._elections.raft_ticked(self._words[self._transport + TransportMetric.ACTIVE_PEERS])
-            if self._granting.due(now):
-                self._renew_grant(now)
-            self._words_of_role.stamp(self._node)
-            self._clients.look(now)
-            if not self._node.is_leader and self._clients.ask_due(now):
-                self._node.read_index(CONTEXT)
-            self._log.prepare()
-            self._transfers.look(now)
-            self._refusals.tell(now)
+            self._raft_ticks(now)
         again = self._elections.may_stop(now)
         if again == 0.0:
             self.actor_inbox.put(Envelope(pykka.messages._ActorStop()))
         self.actor_inbox.wake_at(
             min(when for when in (self._next_tick, again, campaign_at) if when)
         )
+
+    def _raft_ticks(self, now: float) -> None:
+        self._node.tick()
+        self._elections.raft_ticked(self._words[self._transport + TransportMetric.ACTIVE_PEERS])
+        if self._granting.due(now):
+            self._renew_grant(now)
+        self._words_of_role.stamp(self._node)
+        self._clients.look(now)
+        if not self._node.is_leader and self._clients.ask_due(now):
+            self._node.read_index(CONTEXT)
+        self._log.prepare()
+        self._transfers.look(now)
+        self._refusals.tell(now)
 
     def _ask_stop(self) -> dict[str, Any]:
         self.actor_inbox.put(Envelope(Leave()))

@@ -52,6 +52,8 @@ class Recovered:
     applied_index: int
     snapshot: SnapshotMetadata
     conf_state: ConfState
+    is_first: bool = False
+    """Whether there was no election here yet: it may be the member's first start."""
 
 
 def recover(context: ActorContext, log: Logger, resume_at: int = 0) -> Recovered:
@@ -104,7 +106,14 @@ def recover(context: ActorContext, log: Logger, resume_at: int = 0) -> Recovered
         applied_index=applied_index,
     )
     return Recovered(
-        member_id, cluster_id, wal, storage, applied_index, replay.snapshot, conf_state
+        member_id,
+        cluster_id,
+        wal,
+        storage,
+        applied_index,
+        replay.snapshot,
+        conf_state,
+        is_first=(replay.hard_state.term, replay.hard_state.vote) == (1, 0),
     )
 
 

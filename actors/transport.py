@@ -72,7 +72,11 @@ class Transport(Actor):
         self._wanted_index = 0
         self._next_members = 0.0
         self._told = [0] * (len(_COUNTED) + len(Reason))
-        for word in (TransportMetric.ACTIVE_PEERS, TransportMetric.LONGEST_CONNECTED):
+        for word in (
+            TransportMetric.ACTIVE_PEERS,
+            TransportMetric.LONGEST_CONNECTED,
+            TransportMetric.STANDING,
+        ):
             self.metric(word, 0)
 
     def control_verbs(self) -> dict[str, Handler]:
@@ -126,6 +130,7 @@ class Transport(Actor):
         """Hand on what has come, one message per actor; tell at once who is gone."""
         if self._peers is None:
             return
+        self.metric(TransportMetric.STANDING, self._peers.standing)
         received = self._peers.take()
         if received.payloads:
             self._deliver(received)
@@ -189,7 +194,8 @@ class Transport(Actor):
             if members and self._peers is not None:
                 self._peers.cluster_version = pack_version(version) if version else 0
                 self._peers.set_members(
-                    PeerMember(member.id, member.name, member.peer_urls) for member in members
+                    PeerMember(member.id, member.name, member.peer_urls, bool(member.client_urls))
+                    for member in members
                 )
                 if index >= self._wanted_index:
                     self._next_members = now + MEMBERS_SECONDS

@@ -24,8 +24,13 @@ class LogMismatchError(Exception):
     """The log and the database don't belong together; names both indexes."""
 
 
+class LostDataError(Exception):
+    """The cluster knows this member as one with data, and here is none."""
+
+
 UNUSABLE: Final = (
     DatabaseError,
+    LostDataError,
     LogMismatchError,
     WalCorruptError,
     WalDiskError,

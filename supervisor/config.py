@@ -158,6 +158,7 @@ class Config:
     run_dir: str
     gateways: int
     stuck_detection: bool
+    unsafe_rejoin: bool
     enable_faults: bool
     peer_curve_secret_file: str
     peer_curve_allow_dir: str

@@ -496,6 +496,7 @@ SECTIONS: Final[dict[str, tuple[Flag, ...]]] = {
             "Gateway processes (0: one less than cores; one and a standby on 1 or 2 cores).",
         ),
         Flag("stuck-detection", _B, "true", "Restart actors that have stopped making progress."),
+        Flag("unsafe-rejoin", _B, "false", "Let a member that has lost its data vote again."),
         Flag("enable-faults", _B, "false", "Let troupectl inject faults; for tests alone."),
         Flag("peer-curve-secret-file", _S, "", "This member's CURVE key; protects peer traffic."),
         Flag("peer-curve-allow-dir", _S, "", "Folder of all members' public keys, NAME.pub."),

@@ -20,11 +20,15 @@ GAP_MAX: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class PeerMember:
-    """A member as links need it. Its name is empty until it has told it."""
+    """A member as links need it. Its name is empty until it has told it.
+
+    `bootstrapped`: it has been up, and told where clients find it.
+    """
 
     id: int
     name: str
     urls: tuple[str, ...]
+    bootstrapped: bool = False
 
 
 class Incoming:

@@ -9,7 +9,7 @@ abandoned connection from new ones, and sees what was lost. A frame is one ZeroM
 part: MAXMSGSIZE bounds a part, and nothing bounds the number of parts.
 
 The lanes of transport.lanes carry payloads of actors; PING and PONG carry a Probe of the transport
-itself, on the connection of heartbeats.
+itself, on the connection of heartbeats. A PONG also tells how who has asked stands.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ PONG: Final = 255
 CONNECTION_OF_LANE: Final = {0: 0, 1: 1, 2: 2, 3: 0, PING: 0, PONG: 0}
 """Which of a link's connections carries a lane; see transport.lanes.Lane."""
 _LENGTH_BYTES: Final = 4
-_PROBE: Final = struct.Struct("<QII")
+_PROBE: Final = struct.Struct("<QIII")
+_PROBE_BYTES_MIN: Final = 16  # without the standing
 
 
 class Reason(IntEnum):
@@ -42,6 +43,14 @@ class Reason(IntEnum):
     STALE = 6
     HANDSHAKE = 7
     KEY_UNKNOWN = 8
+
+
+class Standing(IntEnum):
+    """How a member stands with a peer: BOOTSTRAPPED has told its client URLs once."""
+
+    UNKNOWN = 0
+    NEW = 1
+    BOOTSTRAPPED = 2
 
 
 class Header(NamedTuple):
@@ -59,11 +68,15 @@ class Header(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """Body of PING and PONG. `sent_ns` is the asking member's clock; versions are packed."""
+    """Body of PING and PONG. `sent_ns` is the asking member's clock; versions are packed.
+
+    `standing` is that of whom it is sent to.
+    """
 
     sent_ns: int
     version: int
     cluster_version: int
+    standing: int = Standing.UNKNOWN
 
     def encode(self) -> bytes:
         """Return the body."""
@@ -72,7 +85,9 @@ class Probe(NamedTuple):
 
 def decode_probe(body: bytes) -> Probe | None:
     """Return a Probe; None if it is too short. What a newer peer adds is ignored."""
-    return Probe(*_PROBE.unpack_from(body)) if len(body) >= _PROBE.size else None
+    if len(body) < _PROBE_BYTES_MIN:
+        return None
+    return Probe(*_PROBE.unpack_from(body.ljust(_PROBE.size, b"\0")))
 
 
 def encode_frame(

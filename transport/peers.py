@@ -44,6 +44,7 @@ from transport.peer_wire import (
     Header,
     Probe,
     Reason,
+    Standing,
     decode_header,
     decode_payloads,
     decode_probe,
@@ -79,6 +80,8 @@ class Peers:
         self.dropped = self.lost_frames = 0
         self.received_bytes = self._sent_before = 0
         self.cluster_version = 0
+        self.standing = Standing.UNKNOWN
+        """What the first peer that answered has told of this member."""
         self._version = pack_version(VERSION)
         self._poll = poll
         self._session = random.SystemRandom().getrandbits(64)
@@ -319,7 +322,8 @@ class Peers:
         if not link.connections[0].up:
             return
         fault = self.faults.of(link.member.id, now) if self.faults.table else None
-        body = Probe(sent_ns, self._version, self.cluster_version).encode()
+        standing = Standing.BOOTSTRAPPED if link.member.bootstrapped else Standing.NEW
+        body = Probe(sent_ns, self._version, self.cluster_version, standing).encode()
         connection = self._put(link, now, lane, body, fault)
         if connection is not None:
             connection.flush(now)
@@ -335,6 +339,9 @@ class Peers:
                 self._probe(link, PONG, probe.sent_ns, now)
             else:
                 link.answer(now, max(0.0, (time.monotonic_ns() - probe.sent_ns) / 1e9))
+                if self.standing == Standing.UNKNOWN:
+                    known = probe.standing == Standing.BOOTSTRAPPED
+                    self.standing = Standing.BOOTSTRAPPED if known else Standing.NEW
 
     def tick(self, now: float) -> None:
         """Ping at heartbeat pace, drop what has waited too long, dial, log; call it often."""

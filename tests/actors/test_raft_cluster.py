@@ -29,6 +29,7 @@ from raft.messages import MsgApp
 from tests.actors.boards import context, make_board
 from transport.counters import Cell
 from transport.mailbox import Flush, Tick
+from transport.peer_wire import Standing
 
 NAMES = ("m1", "m2", "m3")
 URLS = {name: [f"http://127.0.0.1:{2380 + place}"] for place, name in enumerate(NAMES)}
@@ -48,7 +49,14 @@ CONFIG = {
 class Node:
     """One raft node on a bench, and what it has sent."""
 
-    def __init__(self, folder: Path, name: str, incarnation: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        incarnation: int = 1,
+        *,
+        standing: Standing = Standing.NEW,
+    ) -> None:
         self.folder, self.name = folder, name
         self.actor = RaftNode(
             context(folder, "raft-node", CONFIG | {"name": name}, incarnation),
@@ -56,6 +64,7 @@ class Node:
         self.sent: list[tuple[str, Any]] = []
         self.actor.send = self._send  # type: ignore[method-assign]
         self.actor.links.is_open = lambda receiver: True  # type: ignore[method-assign]
+        self.standing(standing)
         self.actor.on_start()
         self.actor.welcome("transport", 0)
         self.applied_word = self.actor.board.block("applier") + Cell.METRICS
@@ -66,6 +75,11 @@ class Node:
     def _send(self, receiver: str, message: object, items: int = 1) -> bool:
         self.sent.append((receiver, message))
         return True
+
+    def standing(self, standing: Standing) -> None:
+        """Have a peer tell how this member stands with it."""
+        word = Cell.METRICS + TransportMetric.STANDING
+        self.actor.board.set("transport", word, standing)
 
     def word(self, word: RaftMetric) -> int:
         """Return a word of the board."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,6 +18,7 @@ import pytest
 from etcdpb import rpc_pb2 as pb
 from kv.errors import BAD_LEADER_TRANSFEREE, NO_LEADER, NO_SPACE, NOT_LEADER
 from kv.version import CLUSTER_VERSION
+from storage.failures import STORAGE_EXIT_CODE
 from tests.client import Client
 from tests.cluster import Cluster, ClusterMember
 from tests.member import Member
@@ -206,3 +209,35 @@ def test_a_full_member_raises_the_alarm_and_goes_on_after_it_is_disarmed(
     assert health["reason"] == "ALARM NOSPACE"
     assert disarmed.ok
     assert again.ok
+
+
+def test_a_member_that_has_lost_its_data_does_not_vote_again(tmp_path: Path) -> None:
+    """It could elect a member that lacks what it had acknowledged with the third one."""
+    with Cluster(tmp_path, flags=QUICK) as cluster:
+        first, second, third = cluster.members
+        cluster.wait_for(
+            lambda: all(READY in member.log for member in cluster.members), "all are ready"
+        )
+        cluster.wait_applied()
+        second.kill()
+        assert cluster.client(first).answer(pb.PutRequest(key=b"precious", value=b"v")).ok
+        for member in (first, third):
+            member.terminate()
+        shutil.rmtree(third.data_dir)
+
+        cluster.spawn([second, third])
+        assert third.process is not None
+        assert third.process.wait(20) == STORAGE_EXIT_CODE
+        assert "has already been bootstrapped" in third.log
+        assert cluster.status(second).leader == 0
+        third.kill()  # no member of the cluster any more, to whoever waits for all
+        cluster.spawn([first])
+        cluster.wait_ready()
+        found = cluster.client(second).range(pb.RangeRequest(key=b"precious"))
+
+        third.flags = [*third.flags, "--unsafe-rejoin"]
+        cluster.spawn([third])
+        cluster.wait_ready()
+        again = cluster.client(third).range(pb.RangeRequest(key=b"precious"))
+
+    assert found.kvs[0].value == again.kvs[0].value == b"v"

@@ -15,12 +15,14 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 import actors.applier
 import actors.early
+import actors.raft_core
 import actors.raft_elections
 import actors.raft_feed
 import actors.raft_grant
@@ -451,8 +453,8 @@ def _database() -> Any:
 
 def set_sizes(message_bytes: int, inflight: int) -> None:
     """Set the limits of messages and of appends under way."""
-    actors.raft_node.MSG_BYTES_MAX = message_bytes  # type: ignore[misc]
-    actors.raft_node.INFLIGHT_MAX = inflight  # type: ignore[misc]
+    actors.raft_core.MSG_BYTES_MAX = message_bytes  # type: ignore[misc]
+    actors.raft_core.INFLIGHT_MAX = inflight  # type: ignore[misc]
 
 
 class _Ballast:
@@ -500,7 +502,9 @@ def installed() -> Iterator[None]:
         ),
     ]
     sizes = ("MSG_BYTES_MAX", "INFLIGHT_MAX")
-    replaced += [(raft_node, name, getattr(raft_node, name)) for name in sizes]
+    core = actors.raft_core
+    replaced += [(core, name, getattr(core, name)) for name in sizes]
+    replaced.append((actors.applier, "APPLY_SECONDS_MAX", inf))  # of a real clock
     replaced.append((actors.raft_log, "time", _DiskTime()))
     timed = (raft_node, actors.raft_elections, actors.raft_feed, actors.raft_grant)
     replaced += [(module, "time", MACHINE) for module in timed]

@@ -11,6 +11,7 @@ from transport.peer_wire import (
     HEADER,
     PROTOCOL_VERSION,
     Probe,
+    Standing,
     decode_header,
     decode_payloads,
     decode_probe,
@@ -64,10 +65,12 @@ def test_damaged_frames_never_raise() -> None:
 
 
 def test_a_newer_peers_longer_probe_is_understood_and_a_short_one_is_not() -> None:
-    body = Probe(1 << 63, 0x030701, 0x030700).encode()
+    probe = Probe(1 << 63, 0x030701, 0x030700, Standing.BOOTSTRAPPED)
+    body = probe.encode()
 
-    assert decode_probe(body + b"more") == (1 << 63, 0x030701, 0x030700)
-    assert decode_probe(body[:-1]) is None
+    assert decode_probe(body + b"more") == probe
+    assert decode_probe(body[:16]) == probe._replace(standing=Standing.UNKNOWN)  # of an older one
+    assert decode_probe(body[:15]) is None
 
 
 def test_packed_versions_sort_as_versions_do() -> None:

@@ -14,7 +14,7 @@ from transport import peer_address
 from transport.lanes import Lane
 from transport.peer_address import PeerBindError, PeerUrlError
 from transport.peer_connection import CHANNELS
-from transport.peer_wire import Reason, pack_version
+from transport.peer_wire import Reason, Standing, pack_version
 
 MIB = 1 << 20
 
@@ -208,6 +208,22 @@ def test_the_next_url_is_tried_when_one_does_not_answer(tmp_path: Path) -> None:
         world.connect()
 
         assert world[1].links[2].connections[0].up
+
+
+def test_a_peer_tells_whether_it_knows_a_member_as_one_that_has_been_up(tmp_path: Path) -> None:
+    with World(tmp_path, 3, start=[]) as world:
+        world.members[1] = replace(world.members[1], bootstrapped=True)
+        for member_id in (1, 2, 3):
+            world.start(member_id)
+
+        world.connect()
+        world.run(lambda: all(world[member_id].standing for member_id in (1, 2, 3)))
+
+        assert [world[member_id].standing for member_id in (1, 2, 3)] == [
+            Standing.NEW,
+            Standing.BOOTSTRAPPED,
+            Standing.NEW,
+        ]
 
 
 def test_a_url_that_names_no_place_harms_nobody_else(tmp_path: Path) -> None:
