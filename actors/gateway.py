@@ -50,6 +50,7 @@ from actors.timeouts import Timeouts
 from actors.unanswered import applier_is_at_work, recover, retry_late
 from actors.watching import Watching
 from actors.wire import WATCHED_REQUESTS_MAX
+from api.auth import AuthService
 from api.cluster import ClusterService
 from api.grpc import Call
 from api.header import HeaderWriter
@@ -204,7 +205,7 @@ class Gateway(LoopActor):
             max_request_bytes=int(config["max_request_bytes"]),
         )
         router = kv.methods() | ClusterService(self).methods() | self._health.methods()
-        router |= MaintenanceService(self).methods()
+        router |= MaintenanceService(self).methods() | AuthService(self).methods()
         router |= self._watching.methods()
         router |= self._leases.methods()
         for path, operation in OPERATIONS.items():

@@ -320,6 +320,23 @@ def test_version_and_unknown_services_are_told_apart(one: Etcdctl) -> None:
     assert one.run("version").out.startswith("etcdctl version: 3.")
 
 
+def test_a_user_name_is_passed_over_while_authentication_is_off(both: Both) -> None:
+    assert both("--user=root:pw", "put", "named", "1").out == "OK\n"
+    assert both("--user=root:pw", "get", "named").out == "named\n1\n"
+    both("--user=root", "--password=pw", "del", "named")
+
+
+def test_authentication_is_told_to_be_off(both: Both) -> None:
+    if "status" not in both.member.run("auth", "--help").out:
+        pytest.skip("this etcdctl can't")
+    assert both("auth", "status").out == "Authentication Status: false\nAuthRevision: 1\n"
+    both("auth", "status", "-w", "json")
+
+
+def test_authentication_that_is_off_can_be_disabled(both: Both) -> None:
+    assert both("auth", "disable").out == "Authentication Disabled\n"
+
+
 def check_perf(etcdctl: Etcdctl, load: str) -> list[str]:
     """Run etcdctl's own load test for a minute; return its verdicts, the last one on all."""
     printed = etcdctl.run("check", "perf", f"--load={load}", timeout=180)
