@@ -484,7 +484,7 @@ class Gateway(LoopActor):
     def hash_kv(
         self, call: Call, revision: int, finished: Callable[[int, int, int, int], None]
     ) -> None:
-        """Hash in slices, from a fresh view."""
+        """Hash in slices, from a view of this member's own: hashes tell how members differ."""
         began = time.monotonic()
 
         def hashed(*found: int) -> None:
@@ -494,7 +494,7 @@ class Gateway(LoopActor):
         def serve(view: Any, call: Call) -> None:
             self._scans.start_hash(call, revision, view.applied_index, hashed)
 
-        self.read(call, serve, serializable=False)
+        self.read(call, serve, serializable=True)
 
     def when_pruned(self, revision: int, call: Call, done: Callable[[], None]) -> None:
         """Call `done` when the pruning has passed a revision, unless the call is over."""

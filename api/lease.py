@@ -115,7 +115,10 @@ class LeaseService:
         self._backend.read(call, serve, serializable=False)
 
     def leases(self, call: Call, data: bytes) -> None:
-        """List all leases, on the leader by what they have left, else as they were granted."""
+        """List this member's leases: a leader's by what they have left, else as they were granted.
+
+        As in etcd no quorum is asked.
+        """
         if parsed(LeaseLeasesRequest, call, data) is None:
             return
 
@@ -126,7 +129,7 @@ class LeaseService:
                 response.leases.add(ID=lease_id)
             call.reply(self._backend.header(view.revision) + response.SerializeToString())
 
-        self._backend.read(call, serve, serializable=False)
+        self._backend.read(call, serve, serializable=True)
 
 
 class _TimeToLive:

@@ -178,6 +178,22 @@ def test_a_member_alone_of_three_says_that_there_is_no_leader(cluster: Cluster) 
     assert cluster.client(left).answer(put).ok
 
 
+def test_a_member_alone_of_three_tells_its_hash_and_its_leases(cluster: Cluster) -> None:
+    left, *others = cluster.members
+    cluster.client(left).call(pb.LeaseGrantRequest(ID=77, TTL=600), pb.LeaseGrantResponse)
+    for member in others:
+        member.stop()
+    cluster.wait_for(lambda: not cluster.status(left).leader, "it knows no leader")
+
+    hashed = cluster.client(left).answer(pb.HashKVRequest(), timeout=3.0)
+    listed: Any = cluster.client(left).answer(pb.LeaseLeasesRequest(), timeout=3.0).message
+    cluster.spawn()
+    cluster.wait_ready()
+
+    assert hashed.ok
+    assert [lease.ID for lease in listed.leases] == [77]
+
+
 def test_a_full_member_raises_the_alarm_and_goes_on_after_it_is_disarmed(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
