@@ -8,6 +8,7 @@ import sys
 import supervisor.at_start  # noqa: F401 - before all others
 from supervisor.config import Config, parse
 from supervisor.data_directory import (
+    check_data_dir,
     data_dir_warnings,
     is_initialized,
     lock_data_dir,
@@ -66,6 +67,7 @@ def start(config: Config, sink: LogSink) -> int:
     for level, lines in (("info", config.notes), ("warn", config.warnings)):
         for msg, found in lines:
             sink.log(level, msg, **found)
+    check_data_dir(config.data_dir)
     initialized = is_initialized(config.wal_directory)
     if not initialized:
         check_bootstrap(config)

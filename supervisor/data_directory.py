@@ -22,6 +22,28 @@ KNOWN = frozenset({"member", "fixtures"})
 _IN_USE = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
 
 
+def check_data_dir(data_dir: str | Path) -> None:
+    """Look at a data directory before anything is made in it; it need not be there.
+
+    Raises StartError if it can't be listed, or holds etcd's data (a bbolt file) and none of ours.
+    """
+    folder = Path(data_dir)
+    member = folder / "member"
+    try:
+        os.scandir(folder).close()
+        is_etcds = (member / "snap" / "db").exists() and not (member / "db").exists()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StartError(f'cannot use data dir "{folder}": {_reason(error)}') from None
+    if is_etcds:
+        raise StartError(
+            f'data dir "{folder}" is etcd\'s: trouped keeps data in a format of its own. To move, '
+            "start trouped with another data dir, etcd with this one, and copy from etcd to "
+            "trouped with etcdctl make-mirror"
+        )
+
+
 def lock_data_dir(data_dir: str | Path) -> int:
     """Create `data_dir` and its `member` folder (0700) and lock them; return the descriptor.
 
@@ -73,8 +95,14 @@ def _reason(error: OSError) -> str:
 
 
 def is_initialized(wal_dir: str | Path) -> bool:
-    """Whether a member has already lived here: its write-ahead log has files (etcd wal.Exist)."""
-    return Wal.exists(Path(wal_dir), OsFiles())
+    """Whether a member has already lived here: its write-ahead log has files (etcd wal.Exist).
+
+    Raises StartError if that can't be seen.
+    """
+    try:
+        return Wal.exists(Path(wal_dir), OsFiles())
+    except OSError as error:
+        raise StartError(f'cannot use wal dir "{wal_dir}": {_reason(error)}') from None
 
 
 def data_dir_warnings(data_dir: str | Path) -> list[tuple[str, dict[str, object]]]:

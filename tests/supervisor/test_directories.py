@@ -17,6 +17,7 @@ import pytest
 from control.run_directory import RunDirectoryError, bases, check_private, clean, is_living
 from supervisor.config import Config, parse
 from supervisor.data_directory import (
+    check_data_dir,
     data_dir_warnings,
     is_initialized,
     lock_data_dir,
@@ -140,6 +141,28 @@ def test_a_member_is_initialized_once_its_log_has_files(tmp_path: Path) -> None:
     assert not is_initialized(tmp_path / "wal")
     (tmp_path / "wal" / f"{0:016x}-{1:016x}.wal").write_bytes(b"")
     assert is_initialized(tmp_path / "wal")
+
+
+def test_a_log_that_cannot_be_looked_for_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+
+    with pytest.raises(StartError, match=r"cannot use wal dir .*: not a directory"):
+        is_initialized(file)
+
+
+def test_a_data_directory_of_etcd_is_refused_unless_trouped_lives_there_too(tmp_path: Path) -> None:
+    check_data_dir(tmp_path / "absent")
+    check_data_dir(tmp_path)
+    (tmp_path / "member" / "snap").mkdir(parents=True)
+    check_data_dir(tmp_path)
+    (tmp_path / "member" / "snap" / "db").write_bytes(b"bbolt")
+
+    with pytest.raises(StartError, match=r"is etcd's: .* etcdctl make-mirror"):
+        check_data_dir(tmp_path)
+
+    (tmp_path / "member" / "db").mkdir()
+    check_data_dir(tmp_path)
 
 
 def test_a_run_directory_is_private_short_and_named_in_the_data_directory(

@@ -96,6 +96,48 @@ def test_a_second_member_on_a_data_directory_is_refused(tmp_path: Path, run_dir:
     )
 
 
+def test_etcds_own_data_is_refused_and_left_as_it_is(tmp_path: Path, run_dir: Path) -> None:
+    member = tmp_path / "d" / "member"
+    for path in member / "snap" / "db", member / "wal" / f"{0:016x}-{0:016x}.wal":
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"etcd's")
+    before = sorted(tmp_path.rglob("*"))
+
+    refused = trouped(*flags(tmp_path / "d", run_dir, "http://127.0.0.1:0"))
+
+    line = last_line(refused.stderr)
+    assert refused.returncode == 1
+    assert line["level"] == "fatal"
+    assert line["error"].startswith(f'data dir "{tmp_path / "d"}" is etcd\'s: ')
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_data_directory_that_is_a_file_is_refused_in_one_line(
+    tmp_path: Path, run_dir: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+
+    refused = trouped(*flags(tmp_path / "file", run_dir, "http://127.0.0.1:0"))
+
+    line = last_line(refused.stderr)
+    assert refused.returncode == 1
+    assert (line["level"], line["error"]) == (
+        "fatal",
+        f'cannot use data dir "{tmp_path / "file"}": {tmp_path / "file"}: not a directory',
+    )
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_data_directory_that_cannot_be_read_is_refused(tmp_path: Path, run_dir: Path) -> None:
+    (tmp_path / "d").mkdir(mode=0)
+
+    refused = trouped(*flags(tmp_path / "d", run_dir, "http://127.0.0.1:0"))
+
+    assert refused.returncode == 1
+    assert last_line(refused.stderr)["error"].endswith("permission denied")
+
+
 def test_a_port_in_use_is_refused_with_gos_text(tmp_path: Path, run_dir: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
