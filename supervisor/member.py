@@ -69,6 +69,7 @@ def serve(
         log_read_fd=log_read_fd,
         log_write_fd=log_write_fd,
         stuck_detection=config.stuck_detection,
+        notify_socket=os.environ.get("NOTIFY_SOCKET", ""),
     )
     if config.enable_faults:
         os.environ.setdefault(FAULT_VARIABLE, str(run_dir / DISK_FILE))

@@ -27,6 +27,7 @@ import pykka
 
 from supervisor.crash_report import CrashReporter, Ended, in_words
 from supervisor.faults import RootFaults
+from supervisor.init_daemon import InitDaemon
 from supervisor.logs import LogSink
 from supervisor.nursery import Nursery
 from supervisor.root_inbox import (
@@ -85,6 +86,8 @@ class Surroundings:
     stuck_detection: bool = True
     zygote_within: float = 15.0
     """Seconds in which the zygote must have made a child."""
+    notify_socket: str = ""
+    """See init_daemon."""
 
 
 class RootActor(pykka.ThreadingActor):
@@ -120,6 +123,7 @@ class RootActor(pykka.ThreadingActor):
             failed=self._without_zygote,
         )
         self._stuck = StuckDetector(board)
+        self._init_daemon = InitDaemon(around.notify_socket, board, sink)
         self._crashes = CrashReporter(around.run_dir, around.data_dir)
         self.exit_code = 0
         self.failure: BaseException | None = None
@@ -336,6 +340,7 @@ class RootActor(pykka.ThreadingActor):
         if self._stopping_since is not None:
             self._stop_next()
             return
+        self._init_daemon.look()
         self._stuck.look_begins(now)
         if self._around.stuck_detection:
             self._look_for_stuck_zygote(now)
@@ -399,6 +404,7 @@ class RootActor(pykka.ThreadingActor):
     def _begin_stop(self) -> None:
         if self._stopping_since is None:
             self._stopping_since = time.monotonic()
+            self._init_daemon.stopping()
             self._stop_next()
 
     def _stop_next(self) -> None:

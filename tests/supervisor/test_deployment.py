@@ -124,4 +124,5 @@ def test_the_systemd_unit_gives_a_private_run_directory_and_lets_the_root_stop_t
 
     assert (found["runtimedirectory"], found["runtimedirectorymode"]) == ("trouped", "0700")
     assert found["killmode"] == "mixed"
+    assert (found["type"], found["timeoutstartsec"]) == ("notify", "infinity")
     assert "ETCD_" not in found["environment"]
