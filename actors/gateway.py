@@ -302,8 +302,10 @@ class Gateway(LoopActor):
         if self._slot == 0:
             self.log.info(
                 "published local member to cluster through raft",
-                local_member_id=f"{self._status.member_id:x}",
-                cluster_id=f"{self._status.cluster_id:x}",
+                **{
+                    "local-member-id": f"{self._status.member_id:x}",
+                    "cluster-id": f"{self._status.cluster_id:x}",
+                },
             )
             self.log.info("ready to serve client requests")
         self.log.info("serving client traffic", gateway=self.name)

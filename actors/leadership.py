@@ -74,7 +74,7 @@ class Transfers:
 
     def _named(self, transfer: _Transfer) -> dict[str, str]:
         return {
-            "local_member_id": f"{self._status.member_id:x}",
-            "current_leader_member_id": f"{transfer.old_leader:x}",
-            "transferee_member_id": f"{transfer.target:x}",
+            "local-member-id": f"{self._status.member_id:x}",
+            "current-leader-member-id": f"{transfer.old_leader:x}",
+            "transferee-member-id": f"{transfer.target:x}",
         }

@@ -351,7 +351,7 @@ class RaftNode(Actor):
         longest = self._words[self._transport + TransportMetric.LONGEST_CONNECTED]
         to = self._elections.leave(self._conf_state.voters, longest)
         if to:
-            self.log.info("leadership transfer starting", transferee_member_id=f"{to:x}")
+            self.log.info("leadership transfer starting", **{"transferee-member-id": f"{to:x}"})
         self.actor_inbox.wake_at(time.monotonic())
 
     # --- a turn ----------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ class Transfers:
         if needed and memory_bytes > KEPT_BYTES_MAX:
             self._log.warning(
                 "the log is no longer kept for snapshots under way: too much was written meanwhile",
-                remote_peer_ids=[f"{member:x}" for member in needed],
+                **{"remote-peer-ids": [f"{member:x}" for member in needed]},
             )
             for kept in needed.values():
                 kept.index = inf

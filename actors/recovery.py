@@ -64,7 +64,8 @@ def recover(context: ActorContext, log: Logger, resume_at: int = 0) -> Recovered
     config = context.config
     directory = Path(config["wal_dir"] or context.data_dir / "member" / "wal")
     files = default_files()
-    if not Wal.exists(directory, files):
+    is_new = not Wal.exists(directory, files)
+    if is_new:
         _create(directory, config, files)
     elif (directory / NEW).exists():
         _finish(directory, files)
@@ -99,9 +100,8 @@ def recover(context: ActorContext, log: Logger, resume_at: int = 0) -> Recovered
     else:
         conf_state = ConfState()
     log.info(
-        "restarting local member",
-        local_member_id=f"{member_id:x}",
-        cluster_id=f"{cluster_id:x}",
+        "starting local member" if is_new else "restarting local member",
+        **{"local-member-id": f"{member_id:x}", "cluster-id": f"{cluster_id:x}"},
         commit_index=replay.hard_state.commit,
         applied_index=applied_index,
     )

@@ -99,7 +99,7 @@ class Snapshotter(Actor):
             self._sending_finished(message.to, 0, False, "there is no database yet")
             return
         assert self._sender is not None
-        self.log.info("sending database snapshot", remote_peer_id=f"{message.to:x}")
+        self.log.info("sending database snapshot", **{"remote-peer-id": f"{message.to:x}"})
         self._sender.start(order, time.monotonic())
         self.actor_inbox.wake_at(time.monotonic())
 
@@ -208,12 +208,13 @@ class Snapshotter(Actor):
 
     def _sending_finished(self, to: int, index: int, ok: bool, reason: str) -> None:
         self.count(SnapshotterMetric.SENT if ok else SnapshotterMetric.SEND_FAILURES)
+        named = {"remote-peer-id": f"{to:x}"}
         if ok:
-            self.log.info("sent database snapshot", remote_peer_id=f"{to:x}", snapshot_index=index)
+            self.log.info("sent database snapshot", **named, snapshot_index=index)
         else:
             self.log.warning(
                 "failed to send database snapshot",
-                remote_peer_id=f"{to:x}",
+                **named,
                 snapshot_index=index,
                 error=reason,
             )

@@ -159,7 +159,7 @@ class Transport(Actor):
 
     def _tell_links(self, unreachable: list[int], lost: list[int]) -> None:
         for peer in lost:
-            self.log.warning("lost connection with peer", remote_peer_id=f"{peer:x}")
+            self.log.warning("lost connection with peer", **{"remote-peer-id": f"{peer:x}"})
         if self.links.is_open("raft-node"):
             self.send("raft-node", PeerLinks(unreachable, lost))
 

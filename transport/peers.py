@@ -204,7 +204,7 @@ class Peers:
             self._next_log = now + LOG_SECONDS
             self._log.error(
                 "dropped a message that is longer than a frame",
-                remote_peer_id=f"{member_id:x}",
+                **{"remote-peer-id": f"{member_id:x}"},
                 bytes=size,
             )
 

@@ -52,6 +52,28 @@ def test_a_member_says_what_tools_wait_for(tmp_path: Path) -> None:
         assert elected in messages(member)
 
 
+def test_a_new_member_starts_and_one_with_a_log_restarts_under_etcds_keys(tmp_path: Path) -> None:
+    ready = MESSAGES[0]
+    with Member(tmp_path) as member, Client(member.endpoint) as client:
+        eventually(lambda: ready in messages(member), ready)
+        new = [json.loads(line) for line in member.log.splitlines()]
+        header = client.call(pb.PutRequest(key=b"a"), pb.PutResponse).header
+        member.restart()
+        eventually(lambda: messages(member).count(ready) == 2, ready)
+        again = [json.loads(line) for line in member.log.splitlines()][len(new) :]
+
+    identity = {
+        "local-member-id": f"{header.member_id:x}",
+        "cluster-id": f"{header.cluster_id:x}",
+    }
+    for lines, word in (new, "starting"), (again, "restarting"):
+        (began,) = (line for line in lines if line["msg"].endswith("starting local member"))
+        assert began["msg"] == f"{word} local member"
+        assert began.items() >= identity.items()
+        (published,) = (line for line in lines if line["msg"].startswith("published local"))
+        assert published.items() >= identity.items()
+
+
 def test_a_flag_that_changes_nothing_is_named(tmp_path: Path) -> None:
     flags = ["--corrupt-check-time=1s", "--feature-gates=InitialCorruptCheck=true"]
     with Member(tmp_path, flags=flags) as member:
