@@ -348,6 +348,14 @@ class MemberCollector(Collector):
             depth.add_metric((actor,), self._board.depth(actor))
         yield depth
         yield from actor_families(self._board, self._memory)
+        yield from self._process()
+
+    def _process(self) -> Iterator[Metric]:
+        """Yield what etcd's one process has, and a member of several in sum."""
+        known = [size for size in map(self._memory, self._board.names) if size >= 0]
+        if known:
+            text = "The proportional shares of memory of all actors and root."
+            yield _gauge("process_resident_memory_bytes", text, sum(known))
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if Path("/proc/self/fd").exists():
             yield _gauge("os_fd_used", "Open descriptors.", descriptors_used(limit))

@@ -36,7 +36,7 @@ class ActorMemory:
     def __init__(self, board: Board, loop: Loop) -> None:
         self._board = board
         self._loop = loop
-        self._names = [name for name in board.names if name != "root"]
+        self._names = board.names
         self._read: dict[str, tuple[int, int]] = {}  # by actor: pid, bytes
         self._read_at = -FRESH_SECONDS
         self._reading = False

@@ -30,6 +30,11 @@ def peer_families(board: Board, member_id: int) -> Iterator[Metric]:
         "The total number of bytes received from peers.",
         labels=("From",),
     )
+    failed = CounterMetricFamily(
+        "etcd_network_peer_sent_failures",
+        "Messages to peers that were dropped, and connections that failed.",
+        labels=("To",),
+    )
     first = Cell.METRICS + TransportMetric.PEERS
     for slot in range(PEER_SLOTS):
         words = [
@@ -42,7 +47,9 @@ def peer_families(board: Board, member_id: int) -> Iterator[Metric]:
         active.add_metric((f"{member_id:x}", peer), int(words[PeerMetric.ACTIVE_SINCE_NS] != 0))
         sent.add_metric((peer,), words[PeerMetric.SENT_BYTES])
         received.add_metric((peer,), words[PeerMetric.RECEIVED_BYTES])
+        failed.add_metric((peer,), words[PeerMetric.DROPPED] + words[PeerMetric.FAILURES])
     yield known
     yield active
     yield sent
     yield received
+    yield failed

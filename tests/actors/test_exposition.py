@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,7 @@ ETCD = {
     "etcd_network_known_peers": "gauge",
     "etcd_network_peer_received_bytes_total": "counter",
     "etcd_network_peer_sent_bytes_total": "counter",
+    "etcd_network_peer_sent_failures_total": "counter",
     "etcd_server_client_requests_total": "counter",
     "etcd_server_has_leader": "gauge",
     "etcd_server_health_failures": "counter",
@@ -123,6 +125,7 @@ ABSENT = {
     "etcd_grpc_proxy_watchers_coalescing_total": _PROXY,
     "etcd_mvcc_db_open_read_transactions": "a gateway's views live for a turn",
     "etcd_mvcc_hash_duration_seconds": "Maintenance.Hash is not built",
+    "etcd_network_peer_round_trip_time_seconds": "of each link only the newest is known",
     "etcd_server_apply_duration_seconds": _BATCHED,
     "etcd_server_go_version": "no Go",
     "etcd_server_learner_promote_successes": "MemberPromote is not built",
@@ -158,9 +161,9 @@ class Member:
             CallCounts(self.board, f"gateway-{slot}", self.routers[slot]) for slot in range(2)
         ]
 
-    def page(self, slot: int = 0) -> str:
-        status = self.status
-        return exposition(MemberCollector(self.board, status, self.counts[slot].total)).decode()
+    def page(self, slot: int = 0, memory: Callable[[str], int] = lambda actor: -1) -> str:
+        status, total = self.status, self.counts[slot].total
+        return exposition(MemberCollector(self.board, status, total, memory)).decode()
 
 
 @pytest.fixture
@@ -332,6 +335,8 @@ def test_links_to_other_members_are_told_one_by_one(member: Member) -> None:
         set_word(member.board, "transport", first + PeerMetric.ACTIVE_SINCE_NS, since)
         set_word(member.board, "transport", first + PeerMetric.SENT_BYTES, sent)
         set_word(member.board, "transport", first + PeerMetric.RECEIVED_BYTES, received)
+        set_word(member.board, "transport", first + PeerMetric.DROPPED, 2 * slot)
+        set_word(member.board, "transport", first + PeerMetric.FAILURES, slot)
 
     page = member.page()
 
@@ -340,6 +345,17 @@ def test_links_to_other_members_are_told_one_by_one(member: Member) -> None:
     assert value(page, "etcd_network_known_peers", Local="abc", Remote="e") == 1
     assert value(page, "etcd_network_peer_sent_bytes_total", To="d") == 5
     assert value(page, "etcd_network_peer_received_bytes_total", From="e") == 8
+    assert value(page, "etcd_network_peer_sent_failures_total", To="d") == 0
+    assert value(page, "etcd_network_peer_sent_failures_total", To="e") == 3
+
+
+def test_the_memory_of_a_member_is_that_of_all_its_processes_that_are_known(member: Member) -> None:
+    sizes = {"root": 1, "applier": 20, "raft-node": 300}
+
+    page = member.page(memory=lambda actor: sizes.get(actor, -1))
+
+    assert value(page, "process_resident_memory_bytes") == 321
+    assert "process_resident_memory_bytes" not in member.page()
 
 
 def test_requests_are_counted_by_the_clients_version_in_all_gateways(member: Member) -> None:

@@ -38,6 +38,7 @@ def test_memory_is_that_of_the_process_and_is_told_again_for_a_while(board: Boar
         await fresh(read)
 
         assert read.pss_bytes("applier") > 1 << 20
+        assert read.pss_bytes("root") > 1 << 20
         again: list[int] = []
         read.when_fresh(lambda: again.append(1))
         assert again == [1]
