@@ -37,6 +37,7 @@ from transport.peers import PeerMember, Peers, PeerSettings, Received
 
 SOON_SECONDS: Final = 0.01
 MEMBERS_SECONDS: Final = 1.0
+UNHEALTHY_SECONDS: Final = 5.0
 ACTOR_OF_LANE: Final = {
     Lane.CONTROL: "raft-node",
     Lane.APPEND: "raft-node",
@@ -71,6 +72,7 @@ class Transport(Actor):
         self._peers: Peers | None = None
         self._wanted_index = 0
         self._next_members = 0.0
+        self._next_warning = time.monotonic() + UNHEALTHY_SECONDS
         self._told = [0] * (len(_COUNTED) + len(Reason))
         for word in (
             TransportMetric.ACTIVE_PEERS,
@@ -177,7 +179,21 @@ class Transport(Actor):
         unreachable = self._peers.take_unreachable()
         if unreachable:
             self._tell_links(unreachable, [])
+        if now >= self._next_warning:
+            self._next_warning = now + UNHEALTHY_SECONDS
+            self._tell_unhealthy()
         self._publish()
+
+    def _tell_unhealthy(self) -> None:
+        """Say which peers do not answer, in the words of etcd's prober."""
+        assert self._peers is not None
+        for link in self._peers.links.values():
+            if link.active_since is None:
+                self.log.warning(
+                    "prober detected unhealthy status",
+                    **{"remote-peer-id": f"{link.member.id:x}"},
+                    error=link.trouble,
+                )
 
     def _read_members(self, now: float) -> None:
         """Read who the members are; again soon if the database is behind what was told."""

@@ -97,6 +97,16 @@ class Link:
         if self.active_since is None:
             self.active_since = now
 
+    @property
+    def trouble(self) -> str:
+        """What keeps a peer from answering, as far as can be told; runs on any thread."""
+        connection = self.connections[0]
+        if connection.target is None:
+            return f"nobody can be dialled at {', '.join(self.member.urls)}"
+        if connection.up:
+            return f"{connection.target.endpoint} does not answer pings"
+        return f"no connection to {connection.target.endpoint}"
+
     def forget(self) -> None:
         """The peer is not heard of any more: what was known of its process may be wrong."""
         self.active_since = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import Any, Final
 
 import pytest
 
+from actors import transport as transport_module
 from actors.messages import PeerLinks, PeerMessages, PeerReceived, PeersChanged
 from actors.metrics import PeerMetric, RaftMetric, TransportMetric
 from actors.transport import Transport
@@ -137,6 +139,11 @@ class Desk:
 
 
 Pair = tuple[Desk, Desk]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport_module, "UNHEALTHY_SECONDS", 0.2)
 
 
 @pytest.fixture
@@ -300,3 +307,20 @@ def test_a_cut_ends_by_itself_and_none_is_longer_than_an_hour(
         answer = first.control.ask("cut", PATIENCE_SECONDS, **order)
         assert f"not {seconds} s" in answer["error"]
     assert "ratio must be" in first.control.ask("drop", PATIENCE_SECONDS, ratio=-1)["error"]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_peers_that_do_not_answer_are_named_now_and_then(
+    pair: Pair, members: list[Member], capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = ""
+    pair[0].know(members)  # the other one does not know anybody
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while text.count("prober detected unhealthy status") < 2:
+        assert time.monotonic() < deadline, text
+        time.sleep(0.05)
+        text += capfd.readouterr().err
+    lines = [json.loads(line) for line in text.splitlines() if "prober" in line]
+
+    assert lines[0]["remote-peer-id"] == "2"
+    assert f"127.0.0.1:{members[1].peer_urls[0].rpartition(':')[2]}" in lines[0]["error"]
