@@ -20,6 +20,7 @@ import httptools
 from api.http2 import NEVER, Limits
 
 PENDING_MAX: Final = 16
+_LENGTH_DIGITS_MAX: Final = 19
 _TEXT: Final = "text/plain; charset=utf-8"
 _REASONS: Final = {
     200: "OK",
@@ -429,8 +430,11 @@ class Http1Connection:
     def on_headers_complete(self) -> None:
         """Know the headers: a body may follow."""
         self._in_head = False
-        length = self._headers.get("content-length", "")
-        if length.isdigit() and int(length) > self.limits.http1_body_bytes_max:
+        # int() refuses thousands of digits, and zeros may be as many as fit into a head.
+        length = self._headers.get("content-length", "").lstrip("0")
+        if length.isdecimal() and (
+            len(length) > _LENGTH_DIGITS_MAX or int(length) > self.limits.http1_body_bytes_max
+        ):
             raise _TooLargeError(413)
         if self._headers.get("expect", "").lower() == "100-continue" and not self.busy:
             self._out.append(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -292,7 +292,8 @@ class Http2Connection:
             self._name_last_stream()
         elif self._ping_sent is not None and self.last_read <= self._ping_sent:
             self._end("keepalive ping failed to receive ACK within timeout")
-        elif now - self.last_read >= limits.keepalive_interval:
+        # The sum that wake_at is made of, lest rounding has us woken at it again and again.
+        elif now >= self.last_read + limits.keepalive_interval:
             self._ping_sent = now
             self._engine.ping(_KEEPALIVE)
             self.wake_at = now + limits.keepalive_timeout

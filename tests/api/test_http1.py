@@ -523,3 +523,16 @@ def test_errors_of_a_route_are_not_swallowed() -> None:
 
     with pytest.raises(ZeroDivisionError):
         connection.receive(b"GET /x HTTP/1.1\r\n\r\n")
+
+
+def test_a_content_length_may_have_any_number_of_zeros_before_it() -> None:
+    site = Site()
+    zeros = b"0" * 5000
+
+    empty = site.send(b"GET /health HTTP/1.1\r\nContent-Length: " + zeros + b"\r\n\r\n")
+    two = site.send(b"POST /echo HTTP/1.1\r\nContent-Length: " + zeros + b"2\r\n\r\nhi")
+    large = site.send(b"POST /echo HTTP/1.1\r\nContent-Length: " + zeros + b"9" * 19 + b"\r\n\r\n")
+
+    assert body_of(empty) == b"ok"
+    assert body_of(two) == b"hi"
+    assert status_of(large) == 413

@@ -8,7 +8,7 @@ import resource
 import pytest
 
 from api.grpc import GrpcConnection, Limits
-from api.http2 import DRAIN_NOTICE_TIMEOUT, PREFACE, Bucket
+from api.http2 import DRAIN_NOTICE_TIMEOUT, PREFACE, Bucket, Http2Connection
 from tests.api.wire import ECHO, LATER, STREAM, Clock, Wire, http2_frame
 
 ENHANCE_YOUR_CALM = 11
@@ -137,6 +137,20 @@ def test_the_server_closes_a_connection_that_answers_no_ping() -> None:
     wire.server.wake(wire.clock.now)
 
     assert wire.server.closed
+
+
+def test_a_keepalive_that_is_due_is_sent_however_sums_are_rounded() -> None:
+    limits = Limits(keepalive_interval=10.1)
+    chance = random.Random(1)
+
+    for _ in range(1000):
+        connection = Http2Connection(limits, 0.0)
+        connection.settled = True
+        connection.last_read = chance.uniform(1e3, 1e7)
+        connection.wake_at = due = connection.last_read + 10.1
+        connection.wake(due)
+
+        assert connection.wake_at > due
 
 
 def test_traffic_puts_the_keepalive_off() -> None:
