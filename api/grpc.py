@@ -45,6 +45,8 @@ __all__ = ["Call", "GrpcConnection", "Kind", "Limits", "Method", "Payload", "Str
 _GRPC: Final = b"application/grpc"
 DEADLINE_SLACK: Final = 0.05
 """A call that is cancelled this many seconds before its deadline, or later, counts as expired."""
+PACED_QUEUES_MAX: Final = 4
+"""Streams that heed `writable` may have so many times connection_queue_bytes queued together."""
 Intercept = Callable[[bytes, Mapping[bytes, bytes]], Status | None]
 """Path and headers of a new call -> why it is refused, None if it is not."""
 
@@ -63,6 +65,8 @@ class GrpcConnection:
         "_clock",
         "_next_deadline",
         "_overtaken",
+        "_paced",
+        "_paced_bytes",
         "_router",
         "_statuses",
         "_unacknowledged",
@@ -97,11 +101,13 @@ class GrpcConnection:
         self.calls: dict[int, Call] = {}  # by stream, until the stream is closed
         self.dirty = False
         self.answered_early: list[int] = []  # answered before the peer had half-closed
-        self._blocked: dict[int, Call] = {}  # found not writable
+        self._paced: dict[int, Call] = {}  # that ask whether they are writable
+        self._paced_bytes = 0  # what these had queued when data was last taken, if it matters
+        self._blocked: dict[int, Call] = {}  # of these, found not writable
         self._without_room: dict[int, Call] = {}  # their answers wait until the peer has read
         self._overtaken = 0  # bytes of answers queued while there was too much already
-        # (stream, bytes) received while too much waits to be sent; None while all is well
-        self._unacknowledged: list[tuple[int, int]] | None = None
+        # Bytes received by stream while too much waits to be sent; None while all is well.
+        self._unacknowledged: dict[int, int] | None = None
         self._assembled = 0  # bytes of unfinished messages
         self._next_deadline = NEVER
 
@@ -308,7 +314,8 @@ class GrpcConnection:
         if call.reader is not None:
             self._assembled -= call.reader.size
             call.reader = None
-        if self._blocked:
+        if self._paced:
+            self._paced.pop(stream_id, None)
             self._blocked.pop(stream_id, None)
         if self._without_room:
             self._without_room.pop(stream_id, None)
@@ -321,8 +328,9 @@ class GrpcConnection:
 
     def _acknowledge(self, stream_id: int, size: int) -> None:
         """Give the window back, unless the peer has too much of ours to read first."""
-        if self._unacknowledged is not None:
-            self._unacknowledged.append((stream_id, size))
+        waiting = self._unacknowledged
+        if waiting is not None:
+            waiting[stream_id] = waiting.get(stream_id, 0) + size
             return
         try:
             self.http2.acknowledge(size, stream_id)
@@ -334,14 +342,21 @@ class GrpcConnection:
 
         While the whole connection has too much queued, the bound of each stream is 1 byte.
         """
+        self._paced[call.stream_id] = call
         try:
             queued = self.http2.queued_body_size(call.stream_id)
         except Http2Error:
             return False
-        if not queued or (queued < self.limits.stream_queue_bytes and not self._is_crowded()):
+        if not queued or (queued < self._stream_bound() and not self._is_crowded()):
             return True
         self._blocked[call.stream_id] = call
         return False
+
+    def _stream_bound(self) -> int:
+        """Return the bytes a stream may queue: many streams share half the connection's bound."""
+        limits = self.limits
+        share = limits.connection_queue_bytes // (2 * max(1, len(self._paced)))
+        return min(limits.stream_queue_bytes, share) if share else limits.stream_queue_bytes
 
     def take_room(self, call: Call, size: int) -> bool:
         """Whether a whole answer of `size` bytes may be queued; False remembers it for on_drain.
@@ -360,7 +375,33 @@ class GrpcConnection:
 
     def _is_crowded(self) -> bool:
         bound = self.limits.connection_queue_bytes
-        return bool(bound) and self.http2.queued_body_size() > bound
+        return bool(bound) and self._unread() > bound
+
+    def _unread(self) -> int:
+        """Return the bytes queued, but for those of open streams that heed `writable`.
+
+        Applications pause streams for as long as they like, and their other calls go on.
+        """
+        return self.http2.queued_body_size() - self._paced_bytes
+
+    def _count_paced(self) -> int:
+        """Return the bytes that open streams have queued, as far as they heed `writable`.
+
+        Half as much again as a stream's bound may come of the last piece; more has not asked.
+        """
+        bound = self.limits.connection_queue_bytes
+        queued_body_size = self.http2.queued_body_size
+        if queued_body_size() <= bound // 2:
+            return 0  # so little that it decides nothing
+        most = self.limits.stream_queue_bytes * 3 // 2
+        counted = 0
+        for stream_id, call in self._paced.items():
+            try:
+                if not call.closed:
+                    counted += min(most, queued_body_size(stream_id))
+            except Http2Error:
+                continue
+        return min(counted, PACED_QUEUES_MAX * bound)
 
     def data_to_send(self, amount: int | None = None) -> bytes:
         """Take at most about `amount` bytes to send to the peer; empty when there are none."""
@@ -372,6 +413,8 @@ class GrpcConnection:
         if self.answered_early and self._reset_answered():
             data += http2.data_to_send()
             self._collect()
+        if self._paced:
+            self._paced_bytes = self._count_paced()
         if self._blocked:
             self._unblock()
         if self._without_room:
@@ -408,7 +451,7 @@ class GrpcConnection:
         return reset
 
     def _unblock(self) -> None:
-        low = 0 if self._is_crowded() else self.limits.stream_queue_bytes // 2
+        low = 0 if self._is_crowded() else self._stream_bound() // 2
         for stream_id, call in list(self._blocked.items()):
             try:
                 if not call.closed and self.http2.queued_body_size(stream_id) > low:
@@ -424,7 +467,7 @@ class GrpcConnection:
                 call.on_drain()
 
     def _give_room(self) -> None:
-        if self.http2.queued_body_size() > self.limits.connection_queue_bytes // 2:
+        if self._unread() > self.limits.connection_queue_bytes // 2:
             return
         waiting, self._without_room = self._without_room, {}
         for call in waiting.values():
@@ -433,14 +476,14 @@ class GrpcConnection:
 
     def _throttle(self) -> None:
         """Hold window back while the peer has too much to read; give it back after."""
-        queued = self.http2.queued_body_size()
+        unread = self._unread()
         waiting = self._unacknowledged
         if waiting is None:
-            if queued > self.limits.connection_queue_bytes:
-                self._unacknowledged = []
-        elif queued <= self.limits.connection_queue_bytes // 2:
+            if unread > self.limits.connection_queue_bytes:
+                self._unacknowledged = {}
+        elif unread <= self.limits.connection_queue_bytes // 2:
             self._unacknowledged = None
-            for stream_id, size in waiting:
+            for stream_id, size in waiting.items():
                 self._acknowledge(stream_id, size)
             self.mark()
 
@@ -476,6 +519,8 @@ class GrpcConnection:
         """End every call, cancelled: the peer has gone."""
         calls = list(self.calls.values())
         self.calls.clear()
+        self._paced.clear()
+        self._paced_bytes = 0
         self._blocked.clear()
         self._without_room.clear()
         self._next_deadline = NEVER

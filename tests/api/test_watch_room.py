@@ -42,6 +42,66 @@ def test_it_goes_on_when_the_client_has_read() -> None:
     assert handler.call.writable
 
 
+def unread_streams(count: int) -> Wire:
+    """Return a client with streams that it does not read, each as full as it may be."""
+    wire = Wire(reads=False)
+    for _ in range(count):
+        wire.open(STREAM)
+    wire.exchange()
+    for _ in range(10):
+        for handler in wire.service.streams:
+            while handler.call.writable:
+                handler.call.send(b"x" * PIECE)
+        wire.exchange()
+    return wire
+
+
+def upload(wire: Wire, messages: int) -> list[int]:
+    """Send unary requests of 100 kB; return the bytes that the client could not send."""
+    streams = [wire.open(LATER) for _ in range(messages)]
+    for stream_id in streams:
+        wire.send(stream_id, b"x" * 100_000, end=True)
+        wire.exchange()
+    return [left for each in streams if (left := wire.client.queued_body_size(each))]
+
+
+def test_streams_that_are_not_read_hold_up_no_other_call_of_their_connection() -> None:
+    wire = unread_streams(100)
+
+    stuck = upload(wire, 60)
+    room = [call.take_room(PIECE) for call, _ in wire.service.waiting for _ in range(10)]
+
+    assert wire.server.http2.queued_body_size() > Limits().connection_queue_bytes
+    assert not stuck
+    assert room == [True] * 600
+
+
+def test_streams_of_one_connection_share_what_may_be_queued() -> None:
+    wire = unread_streams(1000)
+
+    limits = Limits()
+    pieces = 1000 * (PIECE + 5)  # a piece goes to whoever has nothing queued
+    assert wire.server.http2.queued_body_size() < pieces + 2 * limits.connection_queue_bytes
+
+
+def test_streams_that_have_ended_unread_hold_their_connection_up() -> None:
+    wire = unread_streams(100)
+    for handler in wire.service.streams:
+        handler.call.finish()
+    wire.exchange()
+
+    assert upload(wire, 60)
+
+
+def test_answers_that_ask_for_no_room_hold_their_connection_up() -> None:
+    wire = unread_streams(10)
+    for handler in wire.service.streams:
+        handler.call.send(b"x" * 100 * PIECE)
+    wire.exchange()
+
+    assert upload(wire, 60)
+
+
 def unread(wire: Wire, answers: int) -> int:
     """Make unary calls that are answered as far as there is room; return how many were."""
     for _ in range(answers):
