@@ -2,11 +2,12 @@
 
 A client that does not read takes no turns and holds no connection until it can be written to
 again: a stream when its queue is full, a unary call when too much waits for the whole client.
+Nor does it take a place from others: jobs that have waited for it count for its connection alone.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -19,6 +20,7 @@ from storage.scan import HashScan, Scan
 from storage.txn_scan import TxnScan
 
 SCANS_MAX: Final = 1000
+"""Jobs at once that have not waited for their clients; and, of one connection, that have."""
 Finished = Callable[[int, int, int, int], None]
 
 
@@ -50,6 +52,8 @@ class Scans:
         self._jobs: deque[tuple[Call, Job]] = deque()
         self._scheduled = False
         self._stalled = 0
+        self._slow: dict[Call, object] = {}  # calls that have waited -> their connections
+        self._slow_of: Counter[object] = Counter()
 
     def __len__(self) -> int:
         return len(self._jobs) + self._stalled
@@ -72,7 +76,7 @@ class Scans:
 
     def start(self, call: Call, job: Job) -> None:
         """Queue a job; too many at once are refused."""
-        if len(self) >= SCANS_MAX:
+        if len(self) - len(self._slow) >= SCANS_MAX:
             job.close()
             raise EtcdError(REQUEST_TOO_MANY_REQUESTS)
         self._jobs.append((call, job))
@@ -87,7 +91,7 @@ class Scans:
         self._scheduled = False
         call, job = self._jobs.popleft()
         if call.closed:
-            job.close()
+            self._end(call, job)
         elif not job.ready():
             job.close()
             self._stall(call, job)
@@ -99,15 +103,30 @@ class Scans:
         try:
             if job.step():
                 job.finish(call)
-                job.close()
+                self._end(call, job)
             else:
                 self._jobs.append((call, job))
         except EtcdError as error:
-            job.close()
+            self._end(call, job)
             call.fail(error.status)
 
+    def _end(self, call: Call, job: Job) -> None:
+        job.close()
+        if call in self._slow:
+            connection = self._slow.pop(call)
+            self._slow_of[connection] -= 1
+            if not self._slow_of[connection]:
+                del self._slow_of[connection]
+
     def _stall(self, call: Call, job: Job) -> None:
-        """Wait until the client reads, or has gone."""
+        """Wait until the client reads, or has gone; too many that wait for one client fail."""
+        if call not in self._slow:
+            connection = call.connection
+            if self._slow_of[connection] >= SCANS_MAX:
+                call.fail(REQUEST_TOO_MANY_REQUESTS)
+                return
+            self._slow[call] = connection
+            self._slow_of[connection] += 1
         self._stalled += 1
 
         def go_on() -> None:

@@ -34,7 +34,8 @@ class Loop:
 class Caller:
     """A call."""
 
-    def __init__(self) -> None:
+    def __init__(self, connection: object = None) -> None:
+        self.connection = connection
         self.closed = False
         self.room = True
         self.on_drain: Callable[[], None] | None = None
@@ -88,8 +89,8 @@ class Desk:
         self.loop = Loop()
         self.scans = Scans(None, None, self.loop.call_soon)  # type: ignore[arg-type]
 
-    def start(self, job: Job) -> Caller:
-        caller = Caller()
+    def start(self, job: Job, connection: object = None) -> Caller:
+        caller = Caller(connection)
         self.scans.start(caller, job)  # type: ignore[arg-type]
         return caller
 
@@ -184,12 +185,19 @@ def test_a_stalled_scan_ends_with_its_call(desk: Desk) -> None:
     assert (job.stepped, len(desk.scans), len(desk.loop.due)) == (0, 0, 0)
 
 
-def test_too_many_scans_at_once_are_refused_stalled_ones_counted(desk: Desk) -> None:
-    stalled = Job(1)
-    stalled.room = False
-    desk.start(stalled)
-    desk.loop.turn()
-    for _ in range(SCANS_MAX - 1):
+def stall(desk: Desk, count: int, connection: object) -> list[tuple[Caller, Job]]:
+    """Start jobs of a client that does not read, and let them find out."""
+    stalled = []
+    for _ in range(count):
+        job = Job(1)
+        job.room = False
+        stalled.append((desk.start(job, connection), job))
+        desk.loop.turn()
+    return stalled
+
+
+def test_too_many_scans_at_once_are_refused(desk: Desk) -> None:
+    for _ in range(SCANS_MAX):
         desk.start(Job(1))
     refused = Job(1)
 
@@ -198,6 +206,32 @@ def test_too_many_scans_at_once_are_refused_stalled_ones_counted(desk: Desk) -> 
 
     assert caught.value.status == REQUEST_TOO_MANY_REQUESTS
     assert refused.closings == 1
+
+
+def test_a_client_that_does_not_read_takes_no_place_from_others(desk: Desk) -> None:
+    stalled = stall(desk, SCANS_MAX + 5, "deaf")
+
+    other = desk.start(Job(1), "other")
+    desk.loop.turn()
+
+    assert other.outcome == "done"
+    assert len(desk.scans) == SCANS_MAX
+    failed = [job for caller, job in stalled if caller.outcome == REQUEST_TOO_MANY_REQUESTS]
+    assert [job.closings for job in failed] == [1] * 5
+
+
+def test_a_client_that_reads_again_has_its_places_back(desk: Desk) -> None:
+    for caller, job in stall(desk, SCANS_MAX, "slow"):
+        job.room = True
+        caller.drained()
+    other = desk.start(Job(1), "other")
+    for _ in range(SCANS_MAX + 1):
+        desk.loop.turn()
+
+    again = stall(desk, SCANS_MAX, "slow")
+
+    assert other.outcome == "done"
+    assert not [caller for caller, _ in again if caller.outcome]
 
 
 def test_the_loop_turns_while_a_txn_reads_everything(
