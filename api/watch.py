@@ -6,7 +6,8 @@ Facts of etcd's service (server/etcdserver/api/v3rpc/watch.go) kept here:
    until the client cancels it.
 3. A cancel is answered if the id is known, else ignored; a request without content is ignored.
 4. Progress of the whole stream (watch id -1) is told when all its watchers are synced. A watcher
-   that waits for a revision of the future has no progress, so then nothing is told.
+   that waits for a revision of the future has no progress, so then nothing is told. Requests that
+   come in one turn of the loop have one answer.
 5. The cancel of a compacted watcher has a header without revision.
 """
 
@@ -74,9 +75,6 @@ class Hub(Protocol):
     def hurry(self) -> None:
         """The store may have grown, and somebody waits to be told."""
 
-    def read_now(self) -> None:
-        """Tell synced watchers what is new."""
-
 
 class WatchService:
     """The method of etcdserverpb.Watch. `tick` and `turned` are called by the gateway."""
@@ -139,6 +137,7 @@ class WatchStream:
         self._hub = service.hub
         self._header = service.backend.header
         self._watchers: dict[int, Watcher | None] = {}  # None: compacted
+        self._live = 0  # watchers that are not compacted
         self._next_id = 0
         self._notified = False
         self._out: list[bytes] = []
@@ -161,11 +160,7 @@ class WatchStream:
         elif kind == "cancel_request":
             self._cancel(request.cancel_request.watch_id)
         elif kind == "progress_request":
-            self._service.waiting[self] = None
-            self._hub.hurry()
-            self._hub.read_now()
-            if self in self._service.waiting:  # nothing was read
-                self.tell_progress()
+            self._ask_progress()
 
     def on_half_close(self) -> None:
         """Go on: events may be all the client is interested in."""
@@ -186,6 +181,7 @@ class WatchStream:
             if watcher is not None:
                 self._hub.remove(watcher)
         self._watchers = {}
+        self._live = 0
 
     def _create(self, request: WatchCreateRequest) -> None:
         if request.start_revision < 0:
@@ -213,6 +209,7 @@ class WatchStream:
             wants_progress=request.progress_notify,
         )
         self._watchers[identity] = watcher
+        self._live += 1
         revision = self._hub.add(watcher)
         self._control(revision, WatchResponse(watch_id=identity, created=True))
         if request.progress_notify and not self._notified:
@@ -236,6 +233,7 @@ class WatchStream:
             return
         watcher = self._watchers.pop(identity)
         if watcher is not None:
+            self._live -= 1
             self._hub.remove(watcher)
         self._control(self._hub.revision_now(), WatchResponse(watch_id=identity, canceled=True))
 
@@ -284,12 +282,19 @@ class WatchStream:
     def compacted(self, watcher: Watcher, compact_revision: int) -> None:
         """See kv.watch.Sink."""
         self._watchers[watcher.id] = None
+        self._live -= 1
         self._control(
             0,
             WatchResponse(watch_id=watcher.id, canceled=True, compact_revision=compact_revision),
         )
 
     # --- progress -----------------------------------------------------------------------------
+
+    def _ask_progress(self) -> None:
+        """Have progress told at the end of the hub's next turn; many requests are one till then."""
+        if self._live:
+            self._service.waiting[self] = None
+            self._hub.hurry()
 
     def tell_progress(self) -> None:
         """Answer a progress request when the last watcher has caught up."""

@@ -243,6 +243,7 @@ def test_progress_of_the_stream_is_told_when_all_are_synced(desk: Desk) -> None:
     desk.bench.history.write(z=b"1")
 
     desk.ask_progress()
+    desk.bench.loop.turn()
 
     events, progress = desk.call.responses[-2:]
     assert len(events.events) == 1
@@ -261,6 +262,20 @@ def test_progress_waits_for_a_watcher_that_is_behind(desk: Desk) -> None:
     assert before
     assert len(desk.call.responses[-2].events) == 3
     assert (desk.call.responses[-1].watch_id, desk.call.responses[-1].header.revision) == (-1, 4)
+
+
+def test_progress_that_is_asked_for_many_times_in_a_turn_is_told_once(desk: Desk) -> None:
+    desk.create()
+    for _ in range(1000):
+        desk.ask_progress()
+    desk.bench.loop.run()
+    first = len(desk.call.responses)
+    desk.ask_progress()
+
+    desk.bench.loop.run()
+
+    assert (first, len(desk.call.responses)) == (2, 3)
+    assert [response.watch_id for response in desk.call.responses[1:]] == [-1, -1]
 
 
 def test_there_is_no_progress_without_watchers_or_before_their_start(desk: Desk) -> None:
