@@ -43,6 +43,7 @@ from kv.errors import NO_LEADER, Code, EtcdError, Status
 __all__ = ["Call", "GrpcConnection", "Kind", "Limits", "Method", "Payload", "StreamHandler"]
 
 _GRPC: Final = b"application/grpc"
+_ENCODING_BYTES_MAX: Final = 64
 DEADLINE_SLACK: Final = 0.05
 """A call that is cancelled this many seconds before its deadline, or later, counts as expired."""
 PACED_QUEUES_MAX: Final = 4
@@ -150,8 +151,7 @@ class GrpcConnection:
 
     def _on_request(self, event: RequestReceived, now: float) -> None:
         stream_id = event.stream_id
-        headers = event.headers
-        fields = dict(headers)
+        fields = dict(event.headers)
         path = fields.get(b":path", b"")
         method = self._router.get(path)
         content_type = fields.get(b"content-type", b"")
@@ -162,7 +162,8 @@ class GrpcConnection:
                 return
         assert method is not None
         self.http2.last_stream_id = stream_id
-        call = Call(self, stream_id, method, path, headers)
+        encoding = fields.get(b"grpc-encoding")
+        call = Call(self, stream_id, method, path, encoding and encoding[:_ENCODING_BYTES_MAX])
         self.calls[stream_id] = call
         method.started += 1
         if self.intercept is not None:
@@ -183,14 +184,21 @@ class GrpcConnection:
             if seconds <= 0:
                 call.abandon(Code.DEADLINE_EXCEEDED)
                 return
-        if method.opened is not None:
-            try:
-                call.handler = method.opened(call)
-            except EtcdError as error:
-                call.fail(error.status)
+        if not method.is_unary:
+            call.needs_leader = requires_leader(fields.get(HAS_LEADER))
+            if method.opened is not None and not self._open(call, method.opened):
                 return
         if event.end_stream:
             self._half_close(call)
+
+    def _open(self, call: Call, opened: Callable[[Call], StreamHandler]) -> bool:
+        """Give a stream its handler; False when it is refused."""
+        try:
+            call.handler = opened(call)
+        except EtcdError as error:
+            call.fail(error.status)
+            return False
+        return True
 
     def _refuse_request(
         self, stream_id: int, refusal: tuple[bytes, Code, str], *, end_stream: bool
@@ -242,7 +250,7 @@ class GrpcConnection:
         try:
             messages = reader.feed(data)
             if any(flag for flag, _ in messages):
-                encoding = call.header(b"grpc-encoding") or b"identity"
+                encoding = call.encoding or b"identity"
                 limit = self.limits.message_bytes_max
                 messages = [(0, decompress(m, f, encoding, limit)) for f, m in messages]
         except FrameError as error:
@@ -507,7 +515,7 @@ class GrpcConnection:
     def end_leaderless(self) -> None:
         """End the streams that require a leader: there is none (api/interceptors.py)."""
         for call in list(self.calls.values()):
-            if call.method.kind is not Kind.UNARY and requires_leader(call.header(HAS_LEADER)):
+            if call.needs_leader:
                 call.cut_off(NO_LEADER)
 
     def drain(self) -> None:

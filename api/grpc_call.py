@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Protocol
 
-from api.grpc_frames import FrameReader, decode_metadata, percent_encode
+from api.grpc_frames import FrameReader, percent_encode
 from api.http2 import Http2Connection, Http2Error
 from kv.errors import TIMEOUTS, Code, Status
 
@@ -33,6 +33,7 @@ RESPONSE_HEADERS: Final = ((b":status", b"200"), CONTENT_TYPE)
 _TRAILERS_OK: Final = ((b"grpc-status", b"0"), (b"grpc-message", b""))
 _STATUSES: Final[dict[tuple[int, str], tuple[Header, ...]]] = {}
 _STATUS_CACHE_MAX: Final = 512
+_STATUS_CHARACTERS_MAX: Final = 1024  # of those kept: clients may choose parts of others
 # A message's prefix and payload are joined up to this size; above it they are queued one by one.
 _JOIN_BYTES_MAX: Final = 16 * 1024
 
@@ -73,6 +74,7 @@ class Method:
     __slots__ = (
         "expired",
         "handled",
+        "is_unary",
         "kind",
         "message",
         "opened",
@@ -91,6 +93,7 @@ class Method:
     ) -> None:
         assert (message is None) != (opened is None)
         self.kind = kind
+        self.is_unary = kind is Kind.UNARY
         self.message = message
         self.opened = opened
         self.operation = 0
@@ -122,19 +125,23 @@ class Call:
     `context` belongs to the handler. `on_close()` is called once if the call ends without the
     handler's doing (`cancelled` is then set), `on_drain()` whenever it is writable again after
     it was found not to be; both are for methods without a StreamHandler.
+
+    No header is kept but `encoding`, the raw grpc-encoding, and, of streams, whether it
+    `needs_leader`: a client may send 64 KiB of headers by references of a few bytes.
     """
 
     __slots__ = (
         "_connection",
-        "_headers",
         "_headers_sent",
         "cancelled",
         "closed",
         "context",
         "deadline",
+        "encoding",
         "half_closed",
         "handler",
         "method",
+        "needs_leader",
         "on_close",
         "on_drain",
         "path",
@@ -148,13 +155,14 @@ class Call:
         stream_id: int,
         method: Method,
         path: bytes,
-        headers: Sequence[Header],
+        encoding: bytes | None,
     ) -> None:
         self._connection = connection
         self.stream_id = stream_id
         self.method = method
         self.path = path
-        self._headers = headers
+        self.encoding = encoding
+        self.needs_leader = False
         self.deadline: float | None = None
         self.closed = False
         self.cancelled = False
@@ -175,21 +183,6 @@ class Call:
     def connection(self) -> GrpcConnection:
         """The connection the call came by."""
         return self._connection
-
-    @property
-    def metadata(self) -> dict[str, str | bytes]:
-        """The request's metadata, made anew on each access; `-bin` values are bytes.
-
-        Of a key given more than once the first value counts, as everywhere in etcd.
-        """
-        return decode_metadata(self._headers)
-
-    def header(self, name: bytes) -> bytes | None:
-        """Return the raw value of one header (lower-case name), without decoding the others."""
-        for key, value in self._headers:
-            if key == name:
-                return value
-        return None
 
     def reply(self, message: Payload) -> None:
         """Answer a unary call with its message (bytes, or pieces of it) and code OK."""
@@ -363,7 +356,7 @@ def send_pieces(http2: Http2Connection, stream_id: int, message: Payload) -> Non
 
 
 def status_trailers(code: int, text: str) -> tuple[Header, ...]:
-    """Return the trailers of a status; they are few, so they are kept."""
+    """Return the trailers of a status; short ones are few, so they are kept."""
     if code == 0 and not text:
         return _TRAILERS_OK
     found = _STATUSES.get((code, text))
@@ -374,5 +367,6 @@ def status_trailers(code: int, text: str) -> tuple[Header, ...]:
             (b"grpc-status", b"%d" % code),
             (b"grpc-message", percent_encode(text)),
         )
-        _STATUSES[code, text] = found
+        if len(text) <= _STATUS_CHARACTERS_MAX:
+            _STATUSES[code, text] = found
     return found

@@ -1,4 +1,4 @@
-"""gRPC's encodings: length-prefixed messages, time-outs, metadata, percent-encoded texts.
+"""gRPC's encodings: length-prefixed messages, time-outs, percent-encoded texts.
 
 Pure functions and one small reader; gRPC's "PROTOCOL-HTTP2" document is the source, grpc-go's
 texts are used where a client sees them.
@@ -6,10 +6,7 @@ texts are used where a client sees them.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import zlib
-from collections.abc import Iterable
 from typing import Final
 
 from kv.errors import Code
@@ -22,7 +19,8 @@ _UNITS: Final = {
     ord("u"): 1e-6,
     ord("n"): 1e-9,
 }
-_RESERVED: Final = frozenset({b"content-type", b"te", b"grpc-timeout", b"grpc-encoding"})
+_PIECE_BYTES_MIN: Final = 1024
+"""Smaller parts of a message are copied together: each that is kept costs 300 bytes more."""
 _PRINTABLE: Final = frozenset(range(0x20, 0x7F)) - {ord("%")}
 
 
@@ -48,7 +46,7 @@ class FrameReader:
         self._head = b""
         self._flag = 0
         self._length = -1  # of the message under way; -1 while its prefix is
-        self._chunks: list[memoryview] = []
+        self._chunks: list[memoryview | bytearray] = []
         self.held = 0
         self.whole: list[bytes] = []
 
@@ -81,7 +79,7 @@ class FrameReader:
             offset += take
             if self.held + take < self._length:
                 if take:
-                    self._chunks.append(piece)
+                    self._keep(piece)
                     self.held += take
                 return messages
             message = b"".join((*self._chunks, piece)) if self._chunks else bytes(piece)
@@ -91,6 +89,15 @@ class FrameReader:
             self._length = -1
             if offset == end:
                 return messages
+
+    def _keep(self, piece: memoryview) -> None:
+        chunks = self._chunks
+        if len(piece) >= _PIECE_BYTES_MIN:
+            chunks.append(piece)
+        elif chunks and type(chunks[-1]) is bytearray:
+            chunks[-1] += piece
+        else:
+            chunks.append(bytearray(piece))
 
     def _read_prefix(self, data: bytes, offset: int) -> int:
         """Read as much of the 5-byte prefix as there is; return where the payload starts."""
@@ -153,29 +160,6 @@ def parse_timeout(value: bytes) -> float | None:
     if unit is None or not digits.isdigit():
         return None
     return int(digits) * unit
-
-
-def decode_metadata(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str | bytes]:
-    """Return what the caller added to a request: text, or bytes under a name ending in `-bin`.
-
-    Of a name given twice the first value counts; a `-bin` value that is no base64 is left out.
-    """
-    metadata: dict[str, str | bytes] = {}
-    for name, value in headers:
-        if name.startswith(b":") or name in _RESERVED:
-            continue
-        key = name.decode("latin-1")
-        if key in metadata:
-            continue
-        if not name.endswith(b"-bin"):
-            metadata[key] = value.decode("latin-1")
-            continue
-        first = value.split(b",", 1)[0].rstrip(b"=")
-        try:
-            metadata[key] = base64.b64decode(first + b"=" * (-len(first) % 4), validate=True)
-        except binascii.Error:
-            continue
-    return metadata
 
 
 def percent_encode(text: str) -> bytes:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import tracemalloc
 
 import pytest
 
 from api.grpc import Call, GrpcConnection, Limits, Method
+from api.grpc_call import status_trailers
 from kv.errors import EMPTY_KEY, NO_SPACE, Code, EtcdError
 from tests.api.wire import ECHO, LATER, LIST, STREAM, Clock, Recorder, Wire, frame
 
@@ -230,24 +232,27 @@ def test_only_post_is_a_call() -> None:
     assert wire.answers[stream_id].headers[b":status"] == b"405"
 
 
-def test_metadata_is_decoded_on_request() -> None:
+def test_an_open_call_keeps_no_headers_but_the_few_that_are_used() -> None:
     wire = Wire()
-    wire.call(
-        LATER,
-        b"",
-        (b"token", b"first"),
-        (b"token", b"second"),
-        (b"id-bin", b"AAE"),
-        (b"bad-bin", b"!"),
-        (b"grpc-timeout", b"9S"),
-    )
+    extra = [(b"x-%d" % number, b"a" * 3000) for number in range(20)]
+    tracemalloc.start()
 
+    for _ in range(50):
+        wire.call(LATER, b"", (b"grpc-encoding", b"e" * 3000), *extra)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert len(wire.server.calls) == 50
+    assert taken < 500_000
     call = wire.service.waiting[0][0]
-    assert call.metadata == {"token": "first", "id-bin": b"\0\1"}
-    assert call.header(b"token") == b"first"
-    assert call.header(b"none") is None
+    assert call.encoding == b"e" * 64
     assert call.peer == "client:1"
     assert call.path == LATER
+
+
+def test_long_texts_of_statuses_are_not_kept() -> None:
+    assert status_trailers(5, "short") is status_trailers(5, "short")
+    assert status_trailers(5, "x" * 2000) is not status_trailers(5, "x" * 2000)
 
 
 def test_a_deadline_ends_a_call_once_the_clock_has_passed_it() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
+from itertools import pairwise
 
 import pytest
 
 from api.grpc import Limits
+from api.grpc_frames import FrameReader
 from tests.api.wire import ECHO, Wire, frame
 
 
@@ -44,6 +47,33 @@ def test_unfinished_messages_of_a_connection_are_bounded() -> None:
     wire.client.send_data(stream_id, b"\0\0\0\x10\0" + b"x" * 100)
     wire.exchange()
     assert not wire.answers[stream_id].headers
+
+
+def test_a_message_is_the_same_in_whatever_pieces_it_comes() -> None:
+    message = bytes(range(256)) * 100
+    data = frame(message)
+
+    for size in (1, 7, 1000, 1024, 5000, 30_000):
+        reader = FrameReader(100_000)
+        cuts = [0, *range(3, len(data), size), len(data)]
+        pieces = [data[start:end] for start, end in pairwise(cuts)]
+        pieces[1:1] = [b""]
+        found = [each for piece in pieces for each in reader.feed(piece)]
+        assert found == [(0, message)]
+
+
+def test_a_message_in_many_small_pieces_takes_little_more_than_its_bytes() -> None:
+    reader = FrameReader(1 << 20)
+    reader.feed(b"\0\0\x10\0\0")
+    tracemalloc.start()
+
+    for _ in range(50_000):
+        reader.feed(b"x")
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert reader.held == 50_000
+    assert taken < 100_000
 
 
 def test_whole_messages_that_wait_for_the_end_of_their_streams_are_bounded_too() -> None:
