@@ -56,11 +56,11 @@ from api.grpc import Call
 from api.header import HeaderWriter
 from api.health import HealthService
 from api.interceptors import Interceptor
-from api.kv import KvService
+from api.kv import ROOMLESS_BYTES, KvService
 from api.lease import LeaseService, min_ttl_seconds
 from api.maintenance import MaintenanceService
 from etcdpb.rpc_pb2 import RangeRequest, TxnRequest
-from kv.errors import NO_SPACE, REQUEST_TOO_MANY_REQUESTS
+from kv.errors import NO_SPACE, REQUEST_TOO_MANY_REQUESTS, Code
 from kv.quota import TAKES_SPACE
 from storage.database import exists
 from storage.reader import Reader
@@ -75,6 +75,7 @@ START_SECONDS: Final = 0.002
 UNAPPLIED_MAX: Final = 5000
 OPENING_SECONDS: Final = 0.2
 CURSORS_SHOWN: Final = 5
+UNREAD: Final = "trouped: request carried out, its response dropped: too much before it is unread"
 
 
 class Gateway(LoopActor):
@@ -522,10 +523,12 @@ class Gateway(LoopActor):
         return self._status
 
     def _deliver(self, answer: Any, revision: int, body: bytes) -> None:
-        if type(answer) is Call:
-            answer.reply(self.header(revision) + body)
-        else:
+        if type(answer) is not Call:
             answer.answered(revision, body)
+        elif len(body) > ROOMLESS_BYTES and not answer.take_room(len(body)):
+            answer.finish(Code.RESOURCE_EXHAUSTED, UNREAD)
+        else:
+            answer.reply(self.header(revision) + body)
 
     def _send_propose(self, message: Propose) -> bool:
         return self.send("raft-node", message, message.count)

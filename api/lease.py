@@ -6,13 +6,16 @@ Rules (etcd's v3rpc/lease.go and v3_server.go):
 2. Keep-alives of a stream are answered in their order; an unknown lease has TTL 0. The header is
    made before the lessor is asked: its revision is never later than the renewal.
 3. TimeToLive of an unknown lease is -1, no error. Keys and granted TTL are read from the database,
-   what is left is asked of the leader's lessor.
+   what is left is asked of the leader's lessor. Keys are read last: they may be many.
+4. What may be long is read when the client has room for it: one that does not read has little
+   kept ready for it.
 """
 
 from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Callable
 from math import inf
 from typing import Any, Final
 
@@ -103,13 +106,11 @@ class LeaseService:
         def serve(view: Any, call: Call) -> None:
             lease = view.lease(request.ID)
             response = LeaseTimeToLiveResponse(ID=request.ID, TTL=-1)
-            answer = _TimeToLive(self._backend, call, view.revision, response)
+            answer = _TimeToLive(self._backend, call, view.revision, response, keys=request.keys)
             if lease is None:
                 answer.told(None, -1)
                 return
             response.grantedTTL = lease.ttl
-            if request.keys:
-                response.keys.extend(view.lease_keys(request.ID))
             self._backend.ask_lessor(REMAINING, request.ID, answer)
 
         self._backend.read(call, serve, serializable=False)
@@ -123,21 +124,51 @@ class LeaseService:
             return
 
         def serve(view: Any, call: Call) -> None:
+            if _waits_for_room(self._backend, call, serve):
+                return
             response = LeaseLeasesResponse()
             expiries = self._backend.lease_expiries()
             for lease_id in sorted(view.lease_ids(), key=lambda each: expiries.get(each, inf)):
                 response.leases.add(ID=lease_id)
-            call.reply(self._backend.header(view.revision) + response.SerializeToString())
+            _reply(call, self._backend.header(view.revision) + response.SerializeToString())
 
         self._backend.read(call, serve, serializable=True)
+
+
+def _waits_for_room(backend: Backend, call: Call, serve: Callable[[Any, Call], None]) -> bool:
+    """Whether a read has to wait for its client; when that has read, it is served anew.
+
+    Then from any view: no later one is staler than the one it waited with.
+    """
+    if call.take_room(0):
+        return False
+
+    def again() -> None:
+        call.on_drain = None
+        backend.read(call, serve, serializable=True)
+
+    call.on_drain = again
+    return True
+
+
+def _reply(call: Call, answer: bytes) -> None:
+    call.take_room(len(answer))
+    call.reply(answer)
 
 
 class _TimeToLive:
     """Answers a TimeToLive with what the lessor tells."""
 
     def __init__(
-        self, backend: Backend, call: Call, revision: int, response: LeaseTimeToLiveResponse
+        self,
+        backend: Backend,
+        call: Call,
+        revision: int,
+        response: LeaseTimeToLiveResponse,
+        *,
+        keys: bool,
     ) -> None:
+        self._keys = keys
         self._backend = backend
         self._call = call
         self._revision = revision
@@ -149,11 +180,28 @@ class _TimeToLive:
 
     def told(self, token: Any, seconds: int) -> None:
         """See LeaseAnswer; a lease that has gone meanwhile never was."""
-        response = self._response
         if seconds < 0:
-            response = LeaseTimeToLiveResponse(ID=response.ID)
-        response.TTL = seconds
-        self._call.reply(self._backend.header(self._revision) + response.SerializeToString())
+            self._answer_gone(self._revision)
+            return
+        self._response.TTL = seconds
+        if self._keys:
+            self._backend.read(self._call, self._serve_keys, serializable=True)
+        else:
+            self._answer(self._revision, self._response)
+
+    def _serve_keys(self, view: Any, call: Call) -> None:
+        response = self._response
+        if view.lease(response.ID) is None:
+            self._answer_gone(view.revision)
+        elif not _waits_for_room(self._backend, call, self._serve_keys):
+            response.keys.extend(view.lease_keys(response.ID))
+            self._answer(view.revision, response)
+
+    def _answer_gone(self, revision: int) -> None:
+        self._answer(revision, LeaseTimeToLiveResponse(ID=self._response.ID, TTL=-1))
+
+    def _answer(self, revision: int, response: LeaseTimeToLiveResponse) -> None:
+        _reply(self._call, self._backend.header(revision) + response.SerializeToString())
 
     def refused(self, token: Any, status: Status) -> None:
         """See LeaseAnswer."""

@@ -20,6 +20,7 @@ class Caller:
         self.reads = True
         self.outcomes: list[Any] = []
         self.on_close: Callable[[], None] | None = None
+        self.on_drain: Callable[[], None] | None = None
 
     def take_room(self, size: int) -> bool:
         return self.reads
@@ -65,9 +66,10 @@ class Backend:
         self.reads.append((call, serve, serializable))
 
     def serve(self) -> None:
-        """Serve every read asked for."""
+        """Serve every read asked for whose call is open."""
         for call, serve, _ in self.reads:
-            serve(self.view, call)
+            if not call.closed:
+                serve(self.view, call)
 
     def scan(self, call: Any, request: Any, *, serializable: bool, stream: bool) -> None:
         self.scans.append((request, serializable, stream))

@@ -45,6 +45,15 @@ class View:
         return [7, 5]
 
 
+class Emptied(View):
+    """The same a revision later: the lease has gone."""
+
+    revision = 13
+
+    def lease(self, lease_id: int) -> Lease | None:
+        return None
+
+
 class Stream(Caller):
     """A call with many messages; `messages` are those sent, without their prefixes."""
 
@@ -137,6 +146,23 @@ def test_leases_are_listed_by_what_they_have_left(service: LeaseService, backend
     assert [status.ID for status in response.leases] == [5, 7]
 
 
+def test_leases_are_listed_when_the_client_reads(service: LeaseService, backend: Backend) -> None:
+    call: Any = Caller()
+    call.reads = False
+    service.leases(call, LeaseLeasesRequest().SerializeToString())
+    backend.serve()
+    early = list(call.outcomes)
+
+    backend.reads.clear()
+    call.reads = True
+    call.on_drain()
+    backend.serve()
+
+    assert early == []
+    assert call.on_drain is None
+    assert len(LeaseLeasesResponse.FromString(call.outcomes[0]).leases) == 2
+
+
 # --- time to live ---------------------------------------------------------------------------------
 
 
@@ -155,6 +181,7 @@ def test_what_is_left_comes_from_the_lessor_the_rest_from_the_database(
     ((kind, lease, answer, token),) = backend.asked
 
     answer.told(token, 41)
+    backend.serve()
 
     assert (kind, lease) == (REMAINING, 5)
     response = LeaseTimeToLiveResponse.FromString(call.outcomes[0])
@@ -182,6 +209,42 @@ def test_a_lease_that_goes_meanwhile_has_a_ttl_of_minus_one_and_no_keys(
     response = LeaseTimeToLiveResponse.FromString(call.outcomes[0])
     assert (response.ID, response.TTL, response.grantedTTL) == (5, -1, 0)
     assert not response.keys
+
+
+def test_keys_of_a_lease_are_read_when_the_client_reads(
+    service: LeaseService, backend: Backend
+) -> None:
+    call = time_to_live(service, backend, 5, keys=True)
+    ((_, _, answer, token),) = backend.asked
+    call.reads = False
+    backend.reads.clear()
+    answer.told(token, 41)
+    backend.serve()
+    early = list(call.outcomes)
+
+    backend.reads.clear()
+    call.reads = True
+    call.on_drain()
+    backend.serve()
+
+    assert early == []
+    response = LeaseTimeToLiveResponse.FromString(call.outcomes[0])
+    assert (response.TTL, list(response.keys)) == (41, [b"a", b"b"])
+
+
+def test_a_lease_that_goes_before_its_keys_are_read_never_was(
+    service: LeaseService, backend: Backend
+) -> None:
+    call = time_to_live(service, backend, 5, keys=True)
+    ((_, _, answer, token),) = backend.asked
+    backend.reads.clear()
+    answer.told(token, 41)
+
+    backend.view = Emptied()
+    backend.serve()
+
+    response = LeaseTimeToLiveResponse.FromString(call.outcomes[0])
+    assert (response.TTL, list(response.keys), response.header.revision) == (-1, [], 13)
 
 
 def test_a_question_that_fails_is_answered_with_its_error(
