@@ -75,6 +75,8 @@ START_SECONDS: Final = 0.002
 UNAPPLIED_MAX: Final = 5000
 OPENING_SECONDS: Final = 0.2
 CURSORS_SHOWN: Final = 5
+UNREAD_BYTES_MAX: Final = 256 << 20
+"""What a client may leave unread and still be sent results of more than ROOMLESS_BYTES."""
 UNREAD: Final = "trouped: request carried out, its response dropped: too much before it is unread"
 
 
@@ -525,7 +527,7 @@ class Gateway(LoopActor):
     def _deliver(self, answer: Any, revision: int, body: bytes) -> None:
         if type(answer) is not Call:
             answer.answered(revision, body)
-        elif len(body) > ROOMLESS_BYTES and not answer.take_room(len(body)):
+        elif len(body) > ROOMLESS_BYTES and answer.unread_bytes > UNREAD_BYTES_MAX:
             answer.finish(Code.RESOURCE_EXHAUSTED, UNREAD)
         else:
             answer.reply(self.header(revision) + body)

@@ -184,6 +184,11 @@ class Call:
         """The connection the call came by."""
         return self._connection
 
+    @property
+    def unread_bytes(self) -> int:
+        """What waits to be sent to the client, on all of its connection's streams."""
+        return self._connection.http2.queued_body_size()
+
     def reply(self, message: Payload) -> None:
         """Answer a unary call with its message (bytes, or pieces of it) and code OK."""
         if self.closed:
