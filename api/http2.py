@@ -295,8 +295,11 @@ class Http2Connection:
         # The sum that wake_at is made of, lest rounding has us woken at it again and again.
         elif now >= self.last_read + limits.keepalive_interval:
             self._ping_sent = now
-            self._engine.ping(_KEEPALIVE)
             self.wake_at = now + limits.keepalive_timeout
+            try:
+                self._engine.ping(_KEEPALIVE)
+            except Http2Error:
+                self.finish()  # the peer has said goodbye, and nothing was sent since
         else:
             self._ping_sent = None
             self.wake_at = self.last_read + limits.keepalive_interval

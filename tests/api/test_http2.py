@@ -153,6 +153,16 @@ def test_a_keepalive_that_is_due_is_sent_however_sums_are_rounded() -> None:
         assert connection.wake_at > due
 
 
+def test_a_keepalive_that_is_due_ends_a_connection_whose_peer_has_said_goodbye() -> None:
+    wire = Wire(limits=Limits(keepalive_interval=10))
+    wire.raw(http2_frame(7, 0, 0, bytes(8)))
+
+    wire.clock.now += 10
+    wire.server.wake(wire.clock.now)
+
+    assert wire.server.closed
+
+
 def test_traffic_puts_the_keepalive_off() -> None:
     wire = Wire(limits=Limits(keepalive_interval=10))
 
