@@ -363,8 +363,10 @@ class GrpcConnection:
     def _stream_bound(self) -> int:
         """Return the bytes a stream may queue: many streams share half the connection's bound."""
         limits = self.limits
+        if not limits.connection_queue_bytes:
+            return limits.stream_queue_bytes
         share = limits.connection_queue_bytes // (2 * max(1, len(self._paced)))
-        return min(limits.stream_queue_bytes, share) if share else limits.stream_queue_bytes
+        return max(1, min(limits.stream_queue_bytes, share))
 
     def take_room(self, call: Call, size: int) -> bool:
         """Whether a whole answer of `size` bytes may be queued; False remembers it for on_drain.
