@@ -132,7 +132,6 @@ class Transport(Actor):
         """Hand on what has come, one message per actor; tell at once who is gone."""
         if self._peers is None:
             return
-        self.metric(TransportMetric.STANDING, self._peers.standing)
         received = self._peers.take()
         if received.payloads:
             self._deliver(received)
@@ -243,6 +242,7 @@ class Transport(Actor):
         self.metric(TransportMetric.ACTIVE_PEERS, len(active))
         self.metric(TransportMetric.LONGEST_CONNECTED, active[0].member.id if active else 0)
         self.metric(TransportMetric.LOWEST_VERSION, peers.lowest_version())
+        self.metric(TransportMetric.STANDING, peers.standing)
         words: list[int] = [word for word, _ in _COUNTED]
         words += [TransportMetric.REJECTED + reason for reason in Reason]
         totals = [getattr(peers, name) for _, name in _COUNTED] + peers.rejected

@@ -137,7 +137,7 @@ class WatchStream:
         self._hub = service.hub
         self._header = service.backend.header
         self._watchers: dict[int, Watcher | None] = {}  # None: compacted
-        self._live = 0  # watchers that are not compacted
+        self._live = 0  # watchers not compacted: not to be counted for each request of a flood
         self._next_id = 0
         self._notified = False
         self._out: list[bytes] = []

@@ -131,10 +131,16 @@ def _chosen(request: TxnRequest, path: Iterator[bool]) -> Iterator[RequestOp]:
             yield op
 
 
-def _check_puts(writer: HistoryWriter, request: TxnRequest, path: list[bool]) -> None:
+def _check_writes(writer: HistoryWriter, request: TxnRequest, path: list[bool]) -> None:
+    """What one operation puts no other deletes (api/validate.py): their numbers add up."""
+    changes = 0
     for op in _chosen(request, iter(path)):
         if op.HasField("request_put"):
             _check_put(writer, op.request_put)
+            changes += 1
+        elif op.HasField("request_delete_range"):
+            changes += deletes(writer, op.request_delete_range)
+    check_changes(changes)
 
 
 def _check_put(writer: HistoryWriter, request: PutRequest) -> None:
@@ -142,17 +148,6 @@ def _check_put(writer: HistoryWriter, request: PutRequest) -> None:
         raise EtcdError(KEY_NOT_FOUND)
     if not writer.has_lease(request.lease):
         raise EtcdError(LEASE_NOT_FOUND)
-
-
-def _check_changes(writer: HistoryWriter, request: TxnRequest, path: list[bool]) -> None:
-    """What one operation puts no other deletes (api/validate.py): the numbers add up."""
-    count = 0
-    for op in _chosen(request, iter(path)):
-        if op.HasField("request_delete_range"):
-            count += deletes(writer, op.request_delete_range)
-        elif op.HasField("request_put"):
-            count += 1
-    check_changes(count)
 
 
 def _check_ranges(request: TxnRequest, path: list[bool], current: int, compact: int) -> None:
@@ -175,9 +170,8 @@ def _check_range(request: RangeRequest, current: int, compact: int) -> None:
 def apply_txn(writer: HistoryWriter, request: TxnRequest, compact: int, tally: Tally) -> Result:
     """Carry out a txn. Raises EtcdError; nothing has changed then."""
     path = choose(writer, request)
-    _check_puts(writer, request, path)
+    _check_writes(writer, request, path)
     _check_ranges(request, path, writer.revision, compact)
-    _check_changes(writer, request, path)
     response = TxnResponse()
     _execute(writer, request, iter(path), compact, response, tally)
     return result_of(writer, response, tally)

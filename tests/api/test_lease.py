@@ -146,6 +146,14 @@ def test_leases_are_listed_by_what_they_have_left(service: LeaseService, backend
     assert [status.ID for status in response.leases] == [5, 7]
 
 
+def read_on(call: Any, backend: Backend) -> None:
+    """Let a client read what waited for it, and be served what it waited for."""
+    backend.reads.clear()
+    call.reads = True
+    call.on_drain()
+    backend.serve()
+
+
 def test_leases_are_listed_when_the_client_reads(service: LeaseService, backend: Backend) -> None:
     call: Any = Caller()
     call.reads = False
@@ -153,10 +161,7 @@ def test_leases_are_listed_when_the_client_reads(service: LeaseService, backend:
     backend.serve()
     early = list(call.outcomes)
 
-    backend.reads.clear()
-    call.reads = True
-    call.on_drain()
-    backend.serve()
+    read_on(call, backend)
 
     assert early == []
     assert call.on_drain is None
@@ -222,10 +227,7 @@ def test_keys_of_a_lease_are_read_when_the_client_reads(
     backend.serve()
     early = list(call.outcomes)
 
-    backend.reads.clear()
-    call.reads = True
-    call.on_drain()
-    backend.serve()
+    read_on(call, backend)
 
     assert early == []
     response = LeaseTimeToLiveResponse.FromString(call.outcomes[0])
